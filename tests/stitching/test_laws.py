@@ -1,0 +1,195 @@
+"""The laws that a stitching mode passes or is declared inexact, in float64 against whole-volume inference.
+
+Volumes are long on one axis and small on the others, each axis in turn: a U-Net of 4 levels has no interior tile below
+own + 2 * 48 voxels, and a test whose tiles all touch the faces proves nothing about the context.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from volpipe.geometry import AxisFootprint, BlockGrid, Box, Footprint
+from volpipe.models.architecture import build_random
+from volpipe.models.presets import preset
+from volpipe.stitching import Assembly, Encoding, mode_named, stitch, window_box
+from volpipe.stitching.tile import Tile
+
+PLANES = Assembly("2d", "z")
+NETS = {
+    "unet3d_l3": (preset("unet3d_l3", width=2), Assembly("3d"), 24, 117),
+    "unet3d_l4": (preset("unet3d_l4", width=2), Assembly("3d"), 16, 165),
+    "unet3d_l3 bilinear": (preset("unet3d_l3", width=2, upsampling="bilinear"), Assembly("3d"), 24, 125),
+    "unet3d_l4 anisotropic": (preset("unet3d_l4_aniso", width=2), Assembly("3d"), 16, 165),
+    "resnet6_3d": (preset("resnet6_3d", width=1), Assembly("3d"), 24, 167),
+    "unet2d_l4 z": (preset("unet2d_l4", width=2), Assembly("2d", "z"), 16, 165),
+    "unet2d_l4 y": (preset("unet2d_l4", width=2), Assembly("2d", "y"), 16, 165),
+    "resnet6_2d x": (preset("resnet6_2d", width=2), Assembly("2d", "x"), 20, 187),
+}
+FLOAT64 = Encoding("float64")
+
+
+def network_of(architecture):
+    net = build_random(architecture, seed=3).double().eval()
+
+    @torch.inference_mode()
+    def run(x):
+        return net(torch.from_numpy(np.ascontiguousarray(x))).numpy()
+
+    return run
+
+
+def volume_of(architecture, axis, length, seed=0):
+    shape = [9, 9, 9]
+    shape[axis] = length
+    return np.random.default_rng(seed).normal(size=(architecture.in_channels, *shape))
+
+
+def whole(volume, run, assembly, footprint):
+    """The reference: the network on the whole volume, padded at its end into the size class."""
+    shape = volume.shape[1:]
+    missing = [(0, axis.admissible(n) - n) for axis, n in zip(footprint.axes, shape, strict=True)]
+    padded = np.pad(volume, [(0, 0), *missing], mode="edge")[None]
+    out = assembly.from_network(run(assembly.to_network(padded)), 1)[0]
+    return out[(slice(None), *Box.from_shape(shape).slices)]
+
+
+def tiled(volume, run, assembly, footprint, mode, block, tile, batch=1, region=None, change=None):
+    """The stitched product of a region, block by block, as a worker makes it."""
+    shape = volume.shape[1:]
+    grid = BlockGrid(region or Box.from_shape(shape), block)
+    product = None
+    for one in grid:
+        tiles = mode_named(mode).tiles(one.core, shape, tile, footprint)
+        tiles = tiles if change is None else [change(t) for t in tiles]
+        box = window_box(tiles, shape)
+        window = volume[(slice(None), *box.slices)]
+        out = np.full((1, *one.core.shape), np.nan)
+        stitch(
+            window, box, tiles, run, assembly=assembly, encoding=FLOAT64, out=out, core=one.core, batch=batch
+        )  # fmt: skip
+        product = np.full((1, *grid.region.shape), np.nan) if product is None else product
+        product[(slice(None), *one.core.relative_to(grid.region.start).slices)] = out
+    return product
+
+
+def error(product, reference):
+    return np.abs(product - reference).max() / reference.std()
+
+
+def long_axes(assembly):
+    return [axis for axis in range(3) if assembly.ndim == 3 or "zyx"[axis] != assembly.axis]
+
+
+CASES = [
+    pytest.param(name, axis, id=f"{name}, long {'zyx'[axis]}") for name in NETS for axis in long_axes(NETS[name][1])
+]
+
+
+def setting(name, axis):
+    architecture, assembly, edge, length = NETS[name]
+    volume = volume_of(architecture, axis, length)
+    footprint = assembly.footprint(architecture.footprint())
+    tile = tuple(max(edge, p) // p * p for p in footprint.period)
+    return volume, network_of(architecture), assembly, footprint, tile
+
+
+@pytest.mark.parametrize(("name", "axis"), CASES)
+def test_overlap_equals_whole_volume_inference(name, axis):
+    volume, run, assembly, footprint, tile = setting(name, axis)
+    reference = whole(volume, run, assembly, footprint)
+    for block in (tile, tuple(2 * t for t in tile), volume.shape[1:]):
+        assert error(tiled(volume, run, assembly, footprint, "overlap", block, tile), reference) < 1e-12
+
+
+def shorter(footprint, axis):
+    """The footprint with one period less of halo on both sides of one axis."""
+    one = footprint.axes[axis]
+    less = replace(one, need_before=one.halo_before - one.period, need_after=one.halo_after - one.period)
+    return Footprint((*footprint.axes[:axis], less, *footprint.axes[axis + 1 :]))
+
+
+@pytest.mark.parametrize(("name", "axis"), CASES)
+def test_one_period_less_of_halo_is_seen(name, axis):
+    volume, run, assembly, footprint, tile = setting(name, axis)
+    reference = whole(volume, run, assembly, footprint)
+    product = tiled(volume, run, assembly, shorter(footprint, axis), "overlap", tile, tile)
+    assert error(product, reference) > 1e-9
+
+
+@pytest.mark.parametrize(("name", "axis"), [case for case in CASES if "aniso" not in case.id or "long z" not in case.id])
+def test_a_read_off_the_lattice_is_seen(name, axis):
+    """Reads that start one voxel late, with all the context that is needed: worse than a halo too short."""
+    volume, run, assembly, footprint, tile = setting(name, axis)
+    reference = whole(volume, run, assembly, footprint)
+
+    def shifted(t):
+        period = footprint.period[axis]
+        start, stop = list(t.read.start), list(t.read.stop)
+        if start[axis] >= period and stop[axis] + 1 <= volume.shape[1 + axis]:
+            start[axis], stop[axis] = start[axis] - period + 1, stop[axis] + 1
+        return Tile(t.own, Box(tuple(start), tuple(stop)))
+
+    product = tiled(volume, run, assembly, footprint, "overlap", tile, tile, change=shifted)
+    assert error(product, reference) > 1e-3
+
+
+@pytest.mark.parametrize("mode", ["overlap", "tile"])
+@pytest.mark.parametrize("name", ["unet3d_l3", "unet2d_l4 y", "resnet6_3d"])
+def test_the_result_does_not_depend_on_blocks_or_batches(mode, name):
+    volume, run, assembly, footprint, tile = setting(name, 2)
+    reference = tiled(volume, run, assembly, footprint, mode, volume.shape[1:], tile)
+    for block, batch in ((tile, 1), ((5, 9, 31), 1), (tuple(2 * t for t in tile), 3)):
+        product = tiled(volume, run, assembly, footprint, mode, block, tile, batch)
+        assert error(product, reference) < 1e-12
+
+
+@pytest.mark.parametrize("mode", ["overlap", "tile"])
+def test_a_box_of_the_volume_is_that_part_of_the_product(mode):
+    volume, run, assembly, footprint, tile = setting("unet3d_l3", 2)
+    reference = tiled(volume, run, assembly, footprint, mode, volume.shape[1:], tile)
+    region = Box((3, 0, 35), (9, 7, 90))
+    product = tiled(volume, run, assembly, footprint, mode, (8, 8, 30), tile, region=region)
+    assert error(product, reference[(slice(None), *region.slices)]) < 1e-12
+
+
+@pytest.mark.parametrize("name", ["unet3d_l3", "unet2d_l4 z", "resnet6_2d x"])
+def test_tiles_without_context_are_not_the_whole_volume(name):
+    axis = 1
+    volume, run, assembly, footprint, tile = setting(name, axis)
+    reference = whole(volume, run, assembly, footprint)
+    assert error(tiled(volume, run, assembly, footprint, "tile", tile, tile), reference) > 1e-3
+    assert not mode_named("tile").EXACT
+
+
+@pytest.mark.parametrize("mode", ["overlap", "tile"])
+@pytest.mark.parametrize("shape", [(5, 6, 7), (1, 16, 33), (16, 16, 16)])
+def test_a_volume_smaller_than_a_tile_is_one_tile(mode, shape):
+    architecture, assembly, *_ = NETS["unet3d_l3"]
+    run, footprint = network_of(architecture), architecture.footprint()
+    volume = np.random.default_rng(1).normal(size=(1, *shape))
+    product = tiled(volume, run, assembly, footprint, mode, (64, 64, 64), (64, 64, 64))
+    assert error(product, whole(volume, run, assembly, footprint)) < 1e-12
+
+
+def test_several_channels_in_and_out():
+    architecture = preset("unet3d_l3", width=2, in_channels=2, out_channels=3)
+    run, footprint = network_of(architecture), architecture.footprint()
+    volume = volume_of(architecture, 2, 117)
+    reference = whole(volume, run, Assembly("3d"), footprint)
+    out = np.empty((3, 9, 9, 50))
+    core = Box((0, 0, 40), (9, 9, 90))
+    tiles = mode_named("overlap").tiles(core, volume.shape[1:], (24, 24, 24), footprint)
+    box = window_box(tiles, volume.shape[1:])
+    stitch(
+        volume[(slice(None), *box.slices)], box, tiles, run,
+        assembly=Assembly("3d"), encoding=FLOAT64, out=out, core=core, batch=2,
+    )  # fmt: skip
+    assert error(out, reference[(slice(None), *core.slices)]) < 1e-12
+
+
+def test_a_halo_larger_than_a_block_is_read():
+    footprint = Footprint((AxisFootprint(46, 46, 8),))
+    (tile,) = mode_named("overlap").tiles(Box((64,), (72,)), (400,), (8,), footprint)
+    assert tile.read == Box((16,), (120,))

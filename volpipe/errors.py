@@ -1,0 +1,69 @@
+"""Every error that volpipe raises on purpose; one line each: what was given, what is needed, what to do.
+
+VolpipeError
+├── UsageError           exit 2   what was given cannot be run; nothing was written
+│   ├── ConfigError               an option or a pipeline file
+│   ├── VolumeError               a volume that is missing, unreadable, or does not fit the job
+│   ├── ModelError                a model that cannot be loaded, trusted or applied
+│   ├── GeometryError             a box, block, tile or halo
+│   ├── BudgetError               a block that does not fit into a worker's memory
+│   └── ProductError              an output that exists, lies inside the input, or was made from something else
+└── RunError             exit 1   something failed after writing had begun
+    ├── ReadError                 a chunk that cannot be read or decoded, or holds NaN
+    ├── WriteError                a disk that is full, a store that refuses
+    └── BlocksFailed     exit 3   some blocks were set aside; the rest is done, the same command does what is missing
+"""
+
+
+class VolpipeError(Exception):
+    """Base of all errors raised on purpose; `exit_code` is the command's exit status."""
+
+    exit_code = 1
+
+
+class UsageError(VolpipeError):
+    """What was given cannot be run; nothing was written."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """An option or a pipeline file is wrong."""
+
+
+class VolumeError(UsageError):
+    """A volume is missing, unreadable, or does not fit the job."""
+
+
+class ModelError(UsageError):
+    """A model cannot be loaded, trusted or applied."""
+
+
+class GeometryError(UsageError):
+    """A box, block, tile or halo is wrong."""
+
+
+class BudgetError(UsageError):
+    """A block does not fit into a worker's memory."""
+
+
+class ProductError(UsageError):
+    """An output exists, lies inside the input, or was made from something else."""
+
+
+class RunError(VolpipeError):
+    """Something failed after writing had begun."""
+
+
+class ReadError(RunError):
+    """A chunk cannot be read or decoded, or holds NaN."""
+
+
+class WriteError(RunError):
+    """The disk is full, or the store refuses a write."""
+
+
+class BlocksFailed(RunError):
+    """Some blocks were set aside; the same command does what is missing."""
+
+    exit_code = 3

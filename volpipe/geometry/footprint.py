@@ -1,0 +1,106 @@
+"""What a network must see to compute a block of its output: context, alignment and sizes, per axis.
+
+    read  t0 |....need_before....[a  own  b)....need_after....| t1     t0 = floor_P(a - before), t1 = ceil_P(b + after)
+             0 mod P                               size class mod P    clipped to the volume
+
+Convention: input voxels; `own` is a block of output [a, b); the need is that of a block with a and b 0 mod P, so any
+other block is rounded out to one first. For a network that keeps its size (`lost == 0`) the tiled
+result is the whole-volume result iff the read covers the need **and** starts at 0 mod period on the volume's grid.
+A volume whose length is not in the size class is *defined* to be padded at its end, for every tile the same.
+Source: Rumberger et al., ICCV 2021 (shift equivariance of U-Nets); closed forms stand with each model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from volpipe.errors import GeometryError
+from volpipe.geometry.grid import ceil_to, floor_to
+
+
+@dataclass(frozen=True, slots=True)
+class AxisFootprint:
+    """One axis of a footprint.
+
+    Attributes:
+        need_before, need_after: input voxels needed before and after an aligned block of output.
+        period: shifts by this many voxels shift the output and change nothing else.
+        size_class: admissible input lengths are `size_class` modulo `period`.
+        lost: voxels by which the output is shorter than the input (0 for padded convolutions).
+    """
+
+    need_before: int = 0
+    need_after: int = 0
+    period: int = 1
+    size_class: int = 0
+    lost: int = 0
+
+    def __post_init__(self) -> None:
+        if self.period < 1:
+            raise GeometryError(f"footprint: period {self.period}; give 1 or more")
+        if min(self.need_before, self.need_after) < 0 and self.lost == 0:
+            raise GeometryError(f"footprint: need {self.need_before}, {self.need_after}; give 0 or more")
+
+    @property
+    def halo_before(self) -> int:
+        """`need_before` rounded up to the period: what a reader of aligned blocks reads."""
+        return ceil_to(max(0, self.need_before), self.period)
+
+    @property
+    def halo_after(self) -> int:
+        """`need_after` rounded up to the period."""
+        return ceil_to(max(0, self.need_after), self.period)
+
+    def admissible(self, length: int) -> int:
+        """The shortest admissible input length that is at least `length`."""
+        return max(1, ceil_to(max(0, length - self.size_class), self.period) + self.size_class)
+
+    def read(self, start: int, stop: int, length: int) -> tuple[int, int]:
+        """Input range of a tile that owns the outputs [start, stop) of a volume of `length` voxels.
+
+        Returns:
+            (t0, t1) with t0 >= 0 and t1 <= admissible(length): past the volume's own end the reader pads.
+        """
+        start, stop = floor_to(start, self.period), ceil_to(stop, self.period)
+        first = max(0, floor_to(start - self.need_before, self.period))
+        last = first + self.admissible(stop + self.need_after - first)
+        return first, min(last, self.admissible(length))
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """A network's footprint, one `AxisFootprint` per spatial axis (z, y, x or y, x)."""
+
+    axes: tuple[AxisFootprint, ...]
+
+    @classmethod
+    def from_halo(cls, halo: Sequence[int], period: Sequence[int]) -> Footprint:
+        """A footprint given by hand: the same context on both sides of each axis."""
+        return cls(tuple(AxisFootprint(h, h, p) for h, p in zip(halo, period, strict=True)))
+
+    @classmethod
+    def pointwise(cls, ndim: int) -> Footprint:
+        """No context, no alignment."""
+        return cls((AxisFootprint(),) * ndim)
+
+    @property
+    def ndim(self) -> int:
+        """Number of spatial axes."""
+        return len(self.axes)
+
+    @property
+    def period(self) -> tuple[int, ...]:
+        """Alignment per axis."""
+        return tuple(axis.period for axis in self.axes)
+
+    @property
+    def halo(self) -> tuple[tuple[int, int], ...]:
+        """(before, after) per axis, rounded up to the period."""
+        return tuple((axis.halo_before, axis.halo_after) for axis in self.axes)
+
+    def along(self, axis: int) -> Footprint:
+        """The 3D footprint of this 2D one when its planes are cut across `axis` (0 z, 1 y, 2 x)."""
+        axes = list(self.axes)
+        axes.insert(axis, AxisFootprint())
+        return Footprint(tuple(axes))

@@ -1,0 +1,24 @@
+"""A tile: one network input, and the voxels of the product that come from it.
+
+read   |hhhh[ own  own  own ]hhhh|    own   written; disjoint between tiles, their union is the block's core
+                                      read  seen by the network; may end past the volume, where it is padded
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from volpipe.geometry import Box
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One network input; both boxes in the voxels of the volume."""
+
+    own: Box
+    read: Box
+
+    @property
+    def crop(self) -> tuple[slice, ...]:
+        """Where `own` lies within the network's output on `read`."""
+        return self.own.relative_to(self.read.start).slices
