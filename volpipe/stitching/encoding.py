@@ -60,9 +60,11 @@ class Encoding:
         """Values (c', z, y, x) to stored voxels (c'', z, y, x)."""
         channels = len(values)
         if self.name == "labels":
-            return values.argmax(axis=0, keepdims=True).astype(self.dtype(channels))
+            labels: NDArray[Any] = np.argmax(values, axis=0, keepdims=True).astype(self.dtype(channels))
+            return labels
         if self.name == "uint8" and self.value_range is not None:
             low, high = self.value_range
             levels = (values - np.asarray(low, values.dtype)) * np.asarray(255 / (high - low), values.dtype)
-            return np.rint(levels).clip(0, 255).astype(np.uint8)
+            stored: NDArray[Any] = np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+            return stored
         return values.astype(self.dtype(channels), copy=False)

@@ -1,0 +1,67 @@
+"""What every command that runs a job shares: the options of where, and what is printed before, during and after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from volpipe.cli.options import build, options
+from volpipe.errors import ConfigError
+from volpipe.plan import Job, Plan
+from volpipe.runtime.settings import RunSettings
+
+
+def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--cluster, --workers, ..., --dry-run, --calibrate, --restart."""
+    function = click.option("--restart", is_flag=True, help="Throw away what an earlier run made, and begin anew.")(
+        function
+    )
+    function = click.option("--calibrate", is_flag=True, help="With --dry-run: run three blocks and tell the hours.")(
+        function
+    )
+    function = click.option("--dry-run", is_flag=True, help="Print the plan and its price; write nothing.")(function)
+    return options(RunSettings)(function)
+
+
+def run_or_describe(job: Job, values: dict[str, Any]) -> None:
+    """Run a job, or with --dry-run print what it would do."""
+    settings = build(RunSettings, values)
+    if values["calibrate"] and not values["dry_run"]:
+        raise ConfigError("--calibrate: give it with --dry-run")
+    if values["dry_run"]:
+        describe(job, settings, values["calibrate"])
+    else:
+        run_and_tell(job, settings, values["restart"])
+
+
+def describe(job: Job, settings: RunSettings, calibrate: bool) -> None:
+    """Print the plan; with `calibrate` also the hours, from three blocks run for it."""
+    from volpipe.runtime.calibrate import dry_run
+
+    plan, estimate = dry_run(job, settings, calibrate)
+    print_plan(plan)
+    if estimate is not None:
+        click.echo(f"  {'time':<12} {estimate}")
+
+
+def run_and_tell(job: Job, settings: RunSettings, restart: bool) -> None:
+    """Run a job and print its plan, its progress and what it did."""
+    from volpipe.runtime.run import run
+
+    summary = run(
+        job,
+        settings,
+        restart=restart,
+        on_plan=print_plan,
+        on_start=lambda where: click.echo(f"  {'runs on':<12} {where}"),
+    )
+    click.echo(summary.text())
+
+
+def print_plan(plan: Plan) -> None:
+    """Title and facts, one a line."""
+    click.echo(plan.title)
+    for label, text in plan.facts:
+        click.echo(f"  {label:<12} {text}")

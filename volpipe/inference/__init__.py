@@ -1,0 +1,1 @@
+"""One block on one device: the predictor and the price of a network, before it runs."""

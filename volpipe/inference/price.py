@@ -1,0 +1,80 @@
+"""What one forward pass costs, found without running it: floating-point operations and peak bytes.
+
+The network runs once on the meta device (shapes, no numbers); every storage that an operation makes is counted from
+its birth to its death. A network that cannot go there runs once on real zeros under the same count.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from torch.utils.flop_counter import FlopCounterMode
+
+from volpipe.inference.predictor import copied
+from volpipe.models.model import Model
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardPrice:
+    """Of one forward pass: `flops` (a multiply-add is two), `peak_bytes` of tensors alive at once, input included."""
+
+    flops: float
+    peak_bytes: int
+    weight_bytes: int
+
+
+class _StorageCount(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the bytes of the storages alive; `peak` is the largest sum seen."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.alive = 0
+        self.peak = 0
+        self._seen: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def count(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage in self._seen:
+            return
+        self._seen.add(storage)
+        self.alive += storage.nbytes()
+        self.peak = max(self.peak, self.alive)
+        weakref.finalize(storage, self._release, storage.nbytes())
+
+    def _release(self, nbytes: int) -> None:
+        self.alive -= nbytes
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_iter(out):
+            if isinstance(leaf, Tensor):
+                self.count(leaf)
+        return out
+
+
+def forward_price(
+    model: Model, shape: Sequence[int], batch: int = 1, dtype: torch.dtype = torch.float32
+) -> ForwardPrice:
+    """The price of `batch` tiles of `shape` (the network's spatial axes) in `dtype`."""
+    size = (batch, model.in_channels, *shape)
+    try:
+        flops, peak = _count(copied(model.network).to("meta", dtype), torch.empty(size, dtype=dtype, device="meta"))
+    except (AssertionError, NotImplementedError, RuntimeError):  # TorchScript, tensors made without device=
+        flops, peak = _count(model.network, torch.zeros(size))
+    weights = sum(p.numel() * p.element_size() for p in model.network.parameters())
+    return ForwardPrice(flops, peak, weights)
+
+
+@torch.no_grad()
+def _count(network: torch.nn.Module, x: Tensor) -> tuple[float, int]:
+    with FlopCounterMode(display=False) as flops, _StorageCount() as storages:
+        storages.count(x)
+        network(x)
+    return float(flops.get_total_flops()), storages.peak

@@ -1,0 +1,1 @@
+"""What a user asks for: one frozen model per job, with `.plan()`; where it runs is the runtime's business."""

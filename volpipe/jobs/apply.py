@@ -1,0 +1,119 @@
+"""`apply`: a network over a volume of any size.
+
+    ApplyJob(...).plan(budget)   opens the volume and the model, checks that they fit, chooses block and tile, prices
+    .begin(plan)                 makes the product
+    .finish(plan)                lists the pyramid and declares it complete
+
+The product does not depend on workers or memory: block follows from the volume, and in `overlap` the tile changes
+nothing but rounding. A run that goes on keeps the tile it began with.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from volpipe.plan import Budget, Plan
+
+if TYPE_CHECKING:
+    from volpipe.jobs.apply_setup import Setup
+
+# torch and zarr are imported when a job is planned, not when its options are read: `--help` and a pipeline's errors
+# come at once.
+
+
+class ApplyJob(BaseModel):
+    """Apply a network to a volume, block by block."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    input: str = Field(description="The volume: OME-Zarr, zarr, N5, precomputed, HDF5 (file.h5:/path) or TIFF.")
+    output: str = Field(description="The product, an OME-Zarr 0.5 group that does not exist yet.")
+    model: str = Field(
+        description="A checkpoint (.safetensors), .pt2, TorchScript .pt, package.module:factory or preset:NAME."
+    )
+    weights: str | None = Field(None, description="Weights (.safetensors) of a package.module:factory model.")
+    trust_code: bool = Field(False, description="Run the code of a package.module:factory model.")
+    halo: tuple[int, ...] | None = Field(
+        None, description="Context that a user's own model needs, voxels per axis of the model."
+    )
+    period: tuple[int, ...] | None = Field(
+        None, description="Alignment that a user's own model needs, voxels per axis of the model."
+    )
+    input_scale: float = Field(1.0, description="A user's own model sees stored value x scale + offset.")
+    input_offset: float = Field(0.0, description="A user's own model sees stored value x scale + offset.")
+    normalise: str = Field(
+        "model", description="model, range:LOW,HIGH, mean-std:MEAN,STD, percentiles:P,Q or standard."
+    )
+    norm: Literal["refuse", "per-tile"] = Field("refuse", description="What to do with instance and group norm.")
+    stitching: Literal["overlap", "tile"] = Field(
+        "overlap", description="overlap equals whole-volume inference; tile has seams."
+    )
+    assembly: Literal["3d", "2d"] = Field("3d", description="3d, or 2d: plane by plane across an axis.")
+    axis: Literal["z", "y", "x"] = Field("z", description="The axis that 2d planes are cut across.")
+    precision: Literal["fp32", "bf16", "fp16", "fp64"] = Field("fp32", description="What the network computes in.")
+    output_dtype: Literal["float32", "float16", "uint8", "labels", "float64"] = Field(
+        "float32", description="What is stored."
+    )
+    output_range: tuple[float, float] | None = Field(None, description="Values that 0 and 255 stand for under uint8.")
+    block: tuple[int, int, int] | None = Field(None, description="Core of a block z, y, x: one shard of the product.")
+    tile: tuple[int, int, int] | None = Field(
+        None, description="Own voxels of a tile z, y, x, on the volume's lattice."
+    )
+    batch: int = Field(1, ge=1, description="Tiles of one shape given to the network together.")
+    bbox: str | None = Field(None, description="z0:z1,y0:y1,x0:x1: the part of the volume to make.")
+    mask: str | None = Field(None, description="A volume of any resolution; blocks where it is zero are skipped.")
+    level: int | None = Field(None, ge=0, description="Level of a multiscale input; 0 is the finest.")
+    channel: int | None = Field(None, ge=0, description="Channel of the input; all if not given.")
+    time: int | None = Field(None, ge=0, description="Time point of the input.")
+    nan: float | None = Field(None, description="Replaces NaN and infinity in the input; refused if not given.")
+    voxel_size_um: tuple[float, float, float] | None = Field(
+        None, description="Of the input z, y, x, where it states none."
+    )
+    pyramid: bool = Field(True, description="Build the coarser levels of the product.")
+
+    @property
+    def product(self) -> str:
+        """Where the product goes."""
+        return self.output
+
+    @cached_property
+    def _setup(self) -> Setup:
+        from volpipe.jobs.apply_setup import Setup
+
+        return Setup(self)
+
+    def plan(self, budget: Budget) -> Plan:
+        """Open and check everything, choose block and tile, and price the run.
+
+        Raises:
+            UsageError: one line of what does not fit, and what would.
+        """
+        from volpipe.jobs.apply_plan import plan_of
+
+        return plan_of(self._setup, budget)
+
+    def begin(self, plan: Plan, *, fresh: bool, replace: bool) -> None:
+        """Make the product, empty and marked as running."""
+        from volpipe.volume import create_product
+
+        if not fresh:
+            return
+        product = create_product(self.output, self._setup.layout, self._setup.attributes(plan), replace=replace)
+        for level, factors in enumerate(self._setup.factors, start=1):
+            product.add_level(level, factors)
+
+    def finish(self, plan: Plan, value: Any) -> None:
+        """List the levels and declare the product complete."""
+        from volpipe.volume import open_product
+
+        product = open_product(self.output)
+        product.publish(self._setup.factors, self._setup.method)
+        product.update(state="complete")
+
+    def settings(self) -> dict[str, Any]:
+        """The options that change the numbers, for the ledger's key (places, weights and geometry stand there too)."""
+        elsewhere = {"input", "output", "model", "weights", "trust_code", "block", "tile", "bbox", "mask", "pyramid"}
+        return self.model_dump(mode="json", exclude=elsewhere)

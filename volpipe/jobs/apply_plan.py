@@ -1,0 +1,187 @@
+"""The plan of `apply`: the tile for a memory budget, the price of all blocks, the tasks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from volpipe.inference.precision import Precision
+from volpipe.inference.price import ForwardPrice, forward_price
+from volpipe.jobs import memory, tiling
+from volpipe.jobs.apply_setup import Setup
+from volpipe.jobs.apply_work import NAME, ApplyWork
+from volpipe.jobs.pyramid import pyramid_bytes, pyramid_tasks, pyramid_works
+from volpipe.plan import Budget, Plan, Price, Task, Work
+from volpipe.volume import Product
+from volpipe.volume.folder import absolute
+from volpipe.volume.ledger import Ledger
+
+Tile = tuple[int, ...]
+
+
+def plan_of(setup: Setup, budget: Budget) -> Plan:
+    """Choose the tile and put everything together.
+
+    Raises:
+        BudgetError: no tile fits.
+        GeometryError: the tile given is off the period.
+    """
+    pricing = Pricing(setup, budget)
+    tile = _tile(setup, budget, pricing)
+    pricing.forward(pricing.reads(tile).smallest_tile)  # a network that needs more than the thinnest tile says so now
+    price = pricing.price(tile)
+    return Plan(
+        title=f"apply {setup.job.model} to {setup.job.input}",
+        works=_works(setup, budget, tile),
+        tasks=lambda: _tasks(setup),
+        count=len(setup.grid) + sum(len(level.grid) for level in setup.layout.levels(setup.factors)[1:]),
+        price=price,
+        key=setup.key(tile),
+        facts=_facts(setup, tile, price),
+    )
+
+
+@dataclass
+class Pricing:
+    """What a tile would cost under a budget; the forward pass of each shape is priced once."""
+
+    setup: Setup
+    budget: Budget
+    _forwards: dict[Tile, ForwardPrice] = field(default_factory=dict)
+
+    def reads(self, tile: Tile) -> tiling.Reads:
+        """Voxels read over the region."""
+        setup = self.setup
+        return tiling.reads(setup.mode, setup.grid, setup.source.shape, tile, setup.footprint)
+
+    def forward(self, seen: Tile) -> ForwardPrice:
+        """One forward pass on a batch of tiles that see `seen` voxels."""
+        if seen not in self._forwards:
+            inputs, shape = self.setup.assembly.network_shape(seen)
+            dtype = Precision(self.setup.job.precision).storage
+            self._forwards[seen] = forward_price(self.setup.model, shape, inputs * self.setup.job.batch, dtype)
+        return self._forwards[seen]
+
+    def promise(self, tile: Tile) -> tuple[int, int]:
+        """(bytes of a worker process, bytes of a GPU) with this tile."""
+        setup, reads = self.setup, self.reads(tile)
+        forward = self.forward(reads.largest_tile)
+        block = memory.BlockMemory(
+            window=reads.largest_window * setup.input_voxel_bytes,
+            product=math.prod(setup.grid.shape) * setup.output_voxel_bytes,
+            forward=forward.peak_bytes,
+        )
+        host = max(
+            memory.worker_bytes(block, forward.weight_bytes, self.budget.slots, self.budget.device),
+            memory.PROCESS_BYTES + self.budget.slots * pyramid_bytes(setup.layout, setup.factors),
+        )
+        on_gpu = self.budget.device != "cpu"
+        return host, memory.device_bytes(block, forward.weight_bytes) if on_gpu else 0
+
+    def fits(self, tile: Tile) -> bool:
+        """True if both promises can be kept."""
+        host, device = self.promise(tile)
+        return host <= self.budget.worker_bytes and device <= (self.budget.device_bytes or device)
+
+    def price(self, tile: Tile) -> Price:
+        """Of the whole run."""
+        reads = self.reads(tile)
+        flops = self.forward(reads.largest_tile).flops / (self.setup.job.batch * math.prod(reads.largest_tile))
+        worker, device = self.promise(tile)
+        region = self.setup.grid.region.size
+        return Price(
+            worker_bytes=worker,
+            device_bytes=device,
+            bytes_read=reads.windows * self.setup.input_voxel_bytes,
+            bytes_written=region * self.setup.output_voxel_bytes,
+            flops=flops * reads.tiles,
+            useful_flops=flops * region,
+        )
+
+
+def _tile(setup: Setup, budget: Budget, pricing: Pricing) -> Tile:
+    """As given, as the run that goes on began with, or the largest that fits."""
+    stored = (Ledger(setup.job.output).key() or {}).get("geometry", {}).get("tile")
+    fixed = setup.job.tile or (tuple(stored) if stored else None)
+    if fixed is not None:
+        tiling.check_tile(fixed, setup.footprint)
+    candidates: Iterator[Tile] = iter([fixed]) if fixed else tiling.tile_candidates(setup.grid.shape, setup.footprint)
+    return tiling.largest_that_fits(candidates, pricing.fits, lambda tile: _refusal(setup, budget, pricing, tile))
+
+
+def _refusal(setup: Setup, budget: Budget, pricing: Pricing, tile: Tile) -> str:
+    host, device = pricing.promise(tile)
+    if device > (budget.device_bytes or device):
+        return (
+            f"tile {tile}: needs {_gib(device)} of GPU memory, there is {_gib(budget.device_bytes or 0)}; "
+            "give --precision bf16 or another model"
+        )
+    smaller = next((b for b in _smaller_blocks(setup.grid.shape) if _block_fits(setup, pricing, b, tile)), None)
+    would = f"--block {','.join(map(str, smaller))}" if smaller else f"--memory-per-worker {host / 2**30 + 0.05:.1f}GiB"
+    return (
+        f"block {setup.grid.shape} with tile {tile}: needs {_gib(host)} in a worker with {budget.slots} slots, it has "
+        f"{_gib(budget.worker_bytes)}; give {would}"
+    )
+
+
+def _smaller_blocks(block: Tile) -> Iterator[Tile]:
+    while max(block) >= 2 * tiling.CHUNK:
+        block = tuple(max(tiling.CHUNK, b // 2) if b == max(block) else b for b in block)
+        yield block
+
+
+def _block_fits(setup: Setup, pricing: Pricing, block: Tile, tile: Tile) -> bool:
+    grown = [b + sum(h) for b, h in zip(block, setup.footprint.halo, strict=True)]
+    memory_of = memory.BlockMemory(
+        window=math.prod(grown) * setup.input_voxel_bytes,
+        product=math.prod(block) * setup.output_voxel_bytes,
+        forward=pricing.forward(pricing.reads(tile).largest_tile).peak_bytes,
+    )
+    budget = pricing.budget
+    return memory.worker_bytes(memory_of, 0, budget.slots, budget.device) <= budget.worker_bytes
+
+
+def _works(setup: Setup, budget: Budget, tile: Tile) -> dict[str, Work]:
+    job = setup.job
+    product = Product(absolute(job.output), setup.layout)
+    apply = ApplyWork(
+        source=setup.source, product=product, mask=setup.mask, model=setup.ref, normalisation=setup.normalisation,
+        grid=setup.grid, stitching=setup.mode.NAME, assembly=setup.assembly, encoding=setup.encoding,
+        footprint=setup.footprint, tile=tile, batch=job.batch, out_channels=setup.model.out_channels,
+        precision=job.precision, device=budget.device, threads=budget.threads, nan=job.nan,
+    )  # fmt: skip
+    return {NAME: apply, **pyramid_works(product, setup.factors, setup.method)}
+
+
+def _tasks(setup: Setup) -> Iterator[Task]:
+    yield from (Task(NAME, number) for number in range(len(setup.grid)))
+    yield from pyramid_tasks(setup.layout, setup.factors, setup.grid, NAME)
+
+
+def _facts(setup: Setup, tile: Tile, price: Price) -> tuple[tuple[str, str], ...]:
+    grid, source, layout, inexact = setup.grid, setup.source, setup.layout, setup.inexact()
+    halo = ", ".join(f"{before}+{after}" for before, after in setup.footprint.halo)
+    promise = f"inexact ({inexact})" if inexact else "equals whole-volume inference"
+    useful = price.useful_flops / price.flops if price.flops else 1.0
+    facts = [
+        ("input", f"{source.location}  {_by(source.shape)} {source.dtype}, {source.channels} channel(s)"),
+        ("product", f"{setup.job.output}  {_by(layout.shape)} {layout.dtype}, {layout.channels} channel(s)"),
+        ("stitching", f"{setup.mode.NAME}, {setup.assembly.name}: {promise}"),
+        ("blocks", f"{len(grid)} of {_by(grid.shape)}, tiles of {_by(tile)}"),
+        ("halo", f"{halo} voxels, period {_by(setup.footprint.period)}"),
+        ("read, write", f"{_gib(price.bytes_read)}, {_gib(price.bytes_written)} uncompressed"),
+        ("compute", f"{price.flops / 1e12:.3g} TFLOP, {useful:.0%} of it useful"),
+        ("memory", f"{_gib(price.worker_bytes)} promised per worker"),
+    ]
+    if price.device_bytes:
+        facts.append(("GPU memory", f"{_gib(price.device_bytes)} promised"))
+    return tuple(facts)
+
+
+def _by(shape: Tile) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _gib(nbytes: float) -> str:
+    return f"{nbytes / 2**30:.2f} GiB"

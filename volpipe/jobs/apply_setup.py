@@ -1,0 +1,215 @@
+"""Everything that `apply` opens, checks and derives before it may be planned; each check is one line to the user.
+
+source, model --> assembly, footprint, encoding --> region, block grid, layout       (apply_plan: tile, price, tasks)
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from volpipe import __version__
+from volpipe.errors import GeometryError, ModelError, VolumeError
+from volpipe.geometry import BlockGrid, Box, Footprint
+from volpipe.jobs import tiling
+from volpipe.jobs.normalise import normalisation_from
+from volpipe.models.model import Model, ModelRef, load_model, resolve_model
+from volpipe.plan import Plan
+from volpipe.stitching import Assembly, Encoding, mode_named
+from volpipe.volume import Layout, Mask, Source, check_apart, levels_of, open_source
+from volpipe.volume.multiscale import default_factors
+
+if TYPE_CHECKING:
+    from volpipe.jobs.apply import ApplyJob
+
+FORMAT = 1  # of the key: raised when the same key would mean other voxels
+VOXEL_SIZE_TOLERANCE = 0.10  # a network trained at another voxel size sees other structures
+
+
+class Setup:
+    """A checked `ApplyJob`: what it reads, what it makes, and how."""
+
+    def __init__(self, job: ApplyJob) -> None:
+        self.job = job
+        self.mode = mode_named(job.stitching)
+        self.assembly = Assembly(job.assembly, job.axis)
+        self.source: Source = open_source(job.input, level=job.level, channel=job.channel, time=job.time)
+        check_apart(job.output, self.source.location)
+        self.ref: ModelRef = resolve_model(
+            job.model, weights=job.weights, trust_code=job.trust_code, halo=job.halo, period=job.period,
+            ndim=self.assembly.ndim, input_scale=job.input_scale, input_offset=job.input_offset,
+            in_channels=self.source.channels,
+        )  # fmt: skip
+        self.model: Model = load_model(self.ref)
+        self._check_model()
+        self.footprint = self._footprint()
+        self.normalisation = normalisation_from(job.normalise, self.model.normalisation, self.source)
+        self.encoding = Encoding(job.output_dtype, job.output_range or self.model.output_range)
+        self.mask = None if job.mask is None else Mask(open_source(job.mask), self.source.shape, self.voxel_size_um)
+        self.grid = BlockGrid(self._region(), self._block())
+        self.layout = self._layout()
+        self.factors = self._factors()
+
+    # ------------------------------------------------------------------ checks
+
+    def _check_model(self) -> None:
+        model, name = self.model, self.job.model
+        if model.ndim != self.assembly.ndim:
+            other = "2d" if model.ndim == 2 else "3d"
+            raise ModelError(
+                f"{name}: a {model.ndim}D network under --assembly {self.assembly.name}; give --assembly {other}"
+            )
+        if model.in_channels != self.source.channels:
+            raise ModelError(
+                f"{name}: takes {model.in_channels} channels, {self.source.location} has {self.source.channels}; "
+                "pick one with --channel or give another model"
+            )
+        if model.exactness and self.job.norm == "refuse":
+            raise ModelError(
+                f"{name}: {model.exactness}; no halo makes its tiles equal whole-volume inference; "
+                "give --norm per-tile to run it all the same, declared inexact"
+            )
+        self._check_voxel_size()
+
+    def _check_voxel_size(self) -> None:
+        trained, given = self.model.voxel_size_um, self.voxel_size_um
+        if trained is None or _off(trained, given) <= VOXEL_SIZE_TOLERANCE:
+            return
+        levels = [(i, level.voxel_size_um) for i, level in enumerate(levels_of(self.job.input)) if level.voxel_size_um]
+        nearest = min(levels, key=lambda level: _off(trained, level[1]), default=None)
+        hint = "resample the volume or give another model"
+        if nearest is not None and _off(trained, nearest[1]) <= VOXEL_SIZE_TOLERANCE:
+            hint = f"give --level {nearest[0]}"
+        elif nearest is not None:
+            hint = f"the nearest is level {nearest[0]} with {_um(nearest[1])}; {hint}"
+        raise ModelError(f"{self.job.model}: trained at voxels of {_um(trained)}, the volume has {_um(given)}; {hint}")
+
+    def _footprint(self) -> Footprint:
+        network = self.model.footprint
+        if network is None and self.mode.EXACT:
+            raise ModelError(
+                f"{self.job.model}: its footprint is not known, and stitching {self.mode.NAME} needs it; "
+                "give --halo and --period, or --stitching tile"
+            )
+        if network is not None and any(axis.lost for axis in network.axes):
+            lost = network.axes[-1].lost
+            raise ModelError(f"{self.job.model}: valid convolutions lose {lost} voxels; give a padded network")
+        return self.assembly.footprint(network or Footprint.from_halo(
+            (0,) * self.model.ndim, self.job.period or (1,) * self.model.ndim))  # fmt: skip
+
+    # ------------------------------------------------------------------ geometry
+
+    @property
+    def voxel_size_um(self) -> tuple[float, float, float]:
+        """Of the input: as given, or as it states."""
+        size = self.job.voxel_size_um or self.source.voxel_size_um
+        if size is None:
+            raise VolumeError(f"{self.source.location}: states no voxel size; give --voxel-size-um Z,Y,X")
+        return size
+
+    def _region(self) -> Box:
+        whole = Box.from_shape(self.source.shape)
+        if self.job.bbox is None:
+            return whole
+        box = Box.parse(self.job.bbox)
+        if not whole.contains(box):
+            raise GeometryError(f"bbox {box}: reaches outside {self.source.location} of shape {self.source.shape}")
+        return box
+
+    def _block(self) -> tuple[int, ...]:
+        block = self.job.block or tiling.default_block(self._region().shape)
+        tiling.chunk_of(block)
+        return block
+
+    def _layout(self) -> Layout:
+        start, size = self.grid.region.start, self.voxel_size_um
+        moved = zip(self.source.translation_um, start, size, strict=True)
+        z, y, x = (t + a * s for t, a, s in moved)
+        return Layout(
+            shape=triple(self.grid.region.shape),
+            channels=self.encoding.channels(self.model.out_channels),
+            dtype=self.encoding.dtype(self.model.out_channels),
+            voxel_size_um=size,
+            translation_um=(z, y, x),
+            chunk=triple(tiling.chunk_of(self.grid.shape)),
+            shard=triple(self.grid.shape),
+        )
+
+    def _factors(self) -> tuple[tuple[int, int, int], ...]:
+        if not self.job.pyramid:
+            return ()
+        return default_factors(self.layout.shape, self.layout.voxel_size_um, self.layout.chunk)
+
+    @property
+    def method(self) -> str:
+        """How the coarser levels are made."""
+        return "mode" if self.encoding.name == "labels" else "mean"
+
+    @property
+    def input_voxel_bytes(self) -> int:
+        """Bytes of one voxel of the input, all channels."""
+        return self.source.channels * int(self.source.dtype.itemsize)
+
+    @property
+    def output_voxel_bytes(self) -> int:
+        """Bytes of one voxel of the product, all channels."""
+        return self.layout.voxel_bytes
+
+    # ------------------------------------------------------------------ what is written with the product
+
+    def key(self, tile: tuple[int, ...]) -> dict[str, Any]:
+        """Content of everything that the product depends on; compared before a run goes on."""
+        return {
+            "volpipe": FORMAT,
+            "weights": self.ref.sha256,
+            "input": self.source.identity(),
+            "mask": None if self.mask is None else self.mask.source.identity(),
+            "settings": self.job.settings() | {"normalisation": asdict(self.normalisation)},
+            "geometry": {
+                "bbox": str(self.grid.region),
+                "block": list(self.grid.shape),
+                "tile": list(tile),
+                "footprint": [asdict(axis) for axis in self.footprint.axes],
+                "levels": [list(factors) for factors in self.factors],
+            },
+        }
+
+    def attributes(self, plan: Plan) -> dict[str, Any]:
+        """The product's `volpipe` attributes: how to read its values, what is promised of them, where they come from."""
+        return {
+            "state": "running",
+            **self.encoding.attributes(),
+            "classes" if self.encoding.name == "labels" else "channels": list(self.model.output_channels),
+            "stitching": {
+                "mode": self.mode.NAME,
+                "assembly": self.assembly.name,
+                "axis": self.assembly.axis if self.assembly.ndim == 2 else None,
+                "inexact": self.inexact(),
+            },
+            "provenance": {
+                "software": f"volpipe {__version__}",
+                "job": self.job.model_dump(mode="json"),
+                **plan.key,
+            },
+        }
+
+    def inexact(self) -> str:
+        """Why the product is not the whole-volume result, or "" where the footprint says that it is."""
+        if self.model.exactness:
+            return self.model.exactness
+        return "" if self.mode.EXACT else f"{self.mode.NAME}: tiles see nothing of each other"
+
+
+def triple(extent: tuple[int, ...]) -> tuple[int, int, int]:
+    """An extent that has three axes, as the type checker wants it."""
+    z, y, x = extent
+    return z, y, x
+
+
+def _off(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+    """Largest relative difference over the axes; a 2D network states y and x alone."""
+    return max(abs(b / a - 1) for a, b in zip(one[::-1], other[::-1], strict=False))
+
+
+def _um(size: tuple[float, ...]) -> str:
+    return " x ".join(f"{s:g}" for s in size) + " um"

@@ -1,0 +1,95 @@
+"""One block of `apply`: read with its halo, run the network over its tiles, write its whole shards.
+
+source --read(window)--> voxels --stitch(tiles, predictor)--> encoded core --write--> product     receipt: crc32
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volpipe.errors import ReadError
+from volpipe.geometry import BlockGrid, Box, Footprint
+from volpipe.inference.predictor import device_lease, predictor
+from volpipe.models.model import ModelRef
+from volpipe.models.normalisation import Normalisation
+from volpipe.plan import Receipt
+from volpipe.stitching import Assembly, Encoding, mode_named, stitch, window_box
+from volpipe.volume import Mask, Product, Source
+
+NAME = "apply"
+
+
+@dataclass(frozen=True)
+class ApplyWork:
+    """Everything that a worker must know to do any block; small, because pixels and weights are read by the worker.
+
+    Attributes:
+        grid: blocks in voxels of the input; the product starts at `grid.region.start`.
+        footprint: on the three axes of the volume.
+        tile: cell of the lattice anchored at the volume's origin.
+        threads: that one forward pass may use.
+        nan: what replaces NaN and infinity in the input; None refuses them.
+    """
+
+    source: Source
+    product: Product
+    mask: Mask | None
+    model: ModelRef
+    normalisation: Normalisation
+    grid: BlockGrid
+    stitching: str
+    assembly: Assembly
+    encoding: Encoding
+    footprint: Footprint
+    tile: tuple[int, ...]
+    batch: int
+    out_channels: int
+    precision: str
+    device: str
+    threads: int
+    nan: float | None
+
+    def __call__(self, item: int) -> Receipt:
+        """Do one block."""
+        core = self.grid[item].core
+        if self.mask is not None and not self.mask.any(core):
+            return Receipt(NAME, item, skipped="mask")
+        began = time.perf_counter()
+        tiles = mode_named(self.stitching).tiles(core, self.source.shape, self.tile, self.footprint)
+        box = window_box(tiles, self.source.shape)
+        window = self._finite(self.source.read(box), item, box)
+        read = time.perf_counter()
+        out = self._empty(core)
+        run = predictor(self.model, self.normalisation, self.device, self.precision, self.threads)
+        with device_lease(self.device):
+            stitch(
+                window, box, tiles, run,
+                assembly=self.assembly, encoding=self.encoding, out=out, core=core, batch=self.batch,
+            )  # fmt: skip
+        computed = time.perf_counter()
+        checksum = self.product.write(core.relative_to(self.grid.region.start), out)
+        seconds = {"read": read - began, "compute": computed - read, "write": time.perf_counter() - computed}
+        return Receipt(NAME, item, checksum, seconds, window.nbytes, out.nbytes)
+
+    def _empty(self, core: Box) -> NDArray[Any]:
+        channels = self.encoding.channels(self.out_channels)
+        return np.empty((channels, *core.shape), self.encoding.dtype(self.out_channels))
+
+    def _finite(self, window: NDArray[Any], item: int, box: Box) -> NDArray[Any]:
+        if window.dtype.kind != "f":
+            return window
+        bad = ~np.isfinite(window)
+        if not bad.any():
+            return window
+        if self.nan is None:
+            raise ReadError(
+                f"{self.source.location}: block {item} reads {box} and finds {int(bad.sum())} voxels that are NaN or "
+                "infinite; mend the volume or give --nan VALUE to replace them"
+            )
+        window[bad] = self.nan
+        return window

@@ -1,0 +1,42 @@
+"""What a worker process is promised to hold, everything counted (checked by benchmarks/memory.py).
+
+process                       python, torch, zarr and dask, imported
+weights                       once per process
+per slot   window             the block's voxels with halo, and its copy while chunks are decoded
+           product            the block's encoded core, and its shards while they are compressed
+           forward            tensors alive at once in one forward pass, its input and output
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PROCESS_BYTES = 480 * 2**20  # measured after the first block of a small network: 0.41-0.44 GiB, torch 2.13, CPU
+CUDA_CONTEXT_BYTES = 3 * 2**30  # host memory of a CUDA context with its libraries
+FORWARD_SLACK = 1.15  # scratch of the convolution kernels and what the allocator cannot reuse
+
+
+@dataclass(frozen=True, slots=True)
+class BlockMemory:
+    """Bytes that one block needs while it is in hand, by what for."""
+
+    window: int
+    product: int
+    forward: int
+
+    @property
+    def host(self) -> int:
+        """Without the forward pass: on a GPU that happens elsewhere."""
+        return 2 * self.window + 3 * self.product
+
+
+def worker_bytes(block: BlockMemory, weights: int, slots: int, device: str) -> int:
+    """Resident bytes of a worker with `slots` blocks in hand."""
+    if device != "cpu":
+        return PROCESS_BYTES + CUDA_CONTEXT_BYTES + weights + slots * block.host
+    return PROCESS_BYTES + 2 * weights + slots * (block.host + int(FORWARD_SLACK * block.forward))
+
+
+def device_bytes(block: BlockMemory, weights: int) -> int:
+    """Bytes on a GPU: its lease lets one block in at a time."""
+    return weights + int(FORWARD_SLACK * block.forward)

@@ -1,0 +1,59 @@
+"""The constants of a network's input normalisation, from where the user says: never computed per tile.
+
+model                       what the checkpoint states (a user's own model: --input-scale and --input-offset)
+range:LOW,HIGH              LOW -> 0, HIGH -> 1
+mean-std:MEAN,STD           mean 0, standard deviation 1
+percentiles:P,Q             as range, from the statistics stored beside the volume (`volpipe statistics`)
+standard                    as mean-std, from the same statistics
+"""
+
+from __future__ import annotations
+
+from volpipe.errors import ConfigError
+from volpipe.models.normalisation import Normalisation
+from volpipe.volume import Source
+from volpipe.volume.statistics import Statistics, load_statistics
+
+FORMS = "model, range:LOW,HIGH, mean-std:MEAN,STD, percentiles:P,Q or standard"
+
+
+def normalisation_from(text: str, of_model: Normalisation, source: Source) -> Normalisation:
+    """Read `--normalise`.
+
+    Raises:
+        ConfigError: the text is none of the forms above.
+        VolumeError: the volume has no statistics, or they are of another volume.
+    """
+    kind, _, rest = text.partition(":")
+    numbers = _numbers(text, rest)
+    if kind == "model" and not numbers:
+        return of_model
+    if kind == "standard" and not numbers:
+        statistics = load_statistics(source)
+        return Normalisation.from_mean_std(statistics.mean, statistics.std)
+    if len(numbers) == 2:
+        return _from_pair(kind, numbers[0], numbers[1], text, source)
+    raise _unknown(text)
+
+
+def _from_pair(kind: str, first: float, second: float, text: str, source: Source) -> Normalisation:
+    channels = source.channels
+    if kind == "range" and first < second:
+        return Normalisation.from_range((first,) * channels, (second,) * channels)
+    if kind == "mean-std" and second > 0:
+        return Normalisation.from_mean_std((first,) * channels, (second,) * channels)
+    if kind == "percentiles" and 0 <= first < second <= 100:
+        statistics: Statistics = load_statistics(source)
+        return Normalisation.from_range(statistics.percentile(first), statistics.percentile(second))
+    raise _unknown(text)
+
+
+def _numbers(text: str, rest: str) -> list[float]:
+    try:
+        return [float(part) for part in rest.split(",")] if rest else []
+    except ValueError:
+        raise _unknown(text) from None
+
+
+def _unknown(text: str) -> ConfigError:
+    return ConfigError(f"normalise {text!r}: give {FORMS}")

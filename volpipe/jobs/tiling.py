@@ -1,0 +1,134 @@
+"""Which blocks and tiles a job uses, and what they cost, from the footprint and a memory budget.
+
+    block   whole shards, cubes of 256 unless the volume is small; a function of the volume alone, so that a product
+            does not depend on who made it
+    tile    the largest one whose promised memory fits; cut along the axis where cutting costs the fewest halo voxels
+
+Reads are separable: the voxels that all tiles read are the product over the axes of the lengths read along each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from volpipe.errors import BudgetError, GeometryError
+from volpipe.geometry import BlockGrid, Box, Footprint, ceil_to
+from volpipe.stitching import Mode
+
+SHARD = 256
+CHUNK = 64
+ENOUGH_BLOCKS = 8  # below this, smaller blocks: a laptop's cores should all have work
+SMALLEST_TILE = 16
+
+
+def default_block(region: Sequence[int]) -> tuple[int, ...]:
+    """Cubes of 256, or of 128 or 64 where the region would give fewer than eight of them; clipped to the region."""
+    for edge in (SHARD, SHARD // 2, CHUNK):
+        block = tuple(min(edge, ceil_to(n, min(CHUNK, n))) for n in region)
+        if math.prod(-(-n // b) for n, b in zip(region, block, strict=True)) >= ENOUGH_BLOCKS:
+            return block
+    return block
+
+
+def chunk_of(block: Sequence[int]) -> tuple[int, ...]:
+    """Per axis the largest divisor of the block that is at most 64: a shard is whole chunks.
+
+    Raises:
+        GeometryError: an axis above 64 has no divisor from 16 to 64, so its chunks would be slivers.
+    """
+    chunk = tuple(max(d for d in range(1, min(CHUNK, b) + 1) if b % d == 0) for b in block)
+    for b, c in zip(block, chunk, strict=True):
+        if c < min(b, 16):
+            raise GeometryError(
+                f"block {tuple(block)}: {b} has no divisor from 16 to 64 for its chunks; give a multiple of 16"
+            )
+    return chunk
+
+
+def check_tile(tile: Sequence[int], footprint: Footprint) -> None:
+    """Refuse a tile that is off the period.
+
+    Raises:
+        GeometryError: a tile edge is not a multiple of the network's period.
+    """
+    if len(tile) != 3 or any(t < 1 or t % p for t, p in zip(tile, footprint.period, strict=True)):
+        fit = tuple(ceil_to(max(t, 1), p) for t, p in zip(tile, footprint.period, strict=False))
+        raise GeometryError(
+            f"tile {tuple(tile)}: every edge must be a multiple of the period {footprint.period}; give {fit}"
+        )
+
+
+def tile_candidates(block: Sequence[int], footprint: Footprint) -> Iterator[tuple[int, ...]]:
+    """Tiles from the whole block downwards; each halves the axis that costs the fewest additional halo voxels."""
+    tile = tuple(ceil_to(b, p) for b, p in zip(block, footprint.period, strict=True))
+    while True:
+        yield tile
+        halves = [half for axis in range(3) if (half := _halved(tile, axis, footprint)) != tile]
+        if not halves:
+            return
+        tile = min(halves, key=lambda half: _overhead(half, footprint))
+
+
+def _halved(tile: tuple[int, ...], axis: int, footprint: Footprint) -> tuple[int, ...]:
+    period, halo = footprint.period[axis], sum(footprint.halo[axis])
+    smallest = ceil_to(SMALLEST_TILE if halo else 1, period)  # planes of a 2D network have no halo: down to one
+    edge = max(smallest, ceil_to(-(-tile[axis] // 2), period))
+    return (*tile[:axis], min(edge, tile[axis]), *tile[axis + 1 :])
+
+
+def _overhead(tile: Sequence[int], footprint: Footprint) -> float:
+    return math.prod((t + sum(h)) / t for t, h in zip(tile, footprint.halo, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """Voxels over a whole region: `tiles` as seen by the network, `windows` as read from the volume."""
+
+    tiles: int
+    windows: int
+    largest_window: int
+    largest_tile: tuple[int, ...]
+    smallest_tile: tuple[int, ...]
+
+
+def reads(mode: Mode, grid: BlockGrid, volume: Sequence[int], tile: Sequence[int], footprint: Footprint) -> Reads:
+    """Count what every block and tile reads, axis by axis."""
+    axes = [_axis_reads(mode, grid, volume[i], tile[i], footprint, i) for i in range(3)]
+    return Reads(
+        tiles=math.prod(sum(sum(tiles) for tiles, _ in axis) for axis in axes),
+        windows=math.prod(sum(window for _, window in axis) for axis in axes),
+        largest_window=math.prod(max(window for _, window in axis) for axis in axes),
+        largest_tile=tuple(max(max(tiles) for tiles, _ in axis) for axis in axes),
+        smallest_tile=tuple(min(min(tiles) for tiles, _ in axis) for axis in axes),
+    )
+
+
+def _axis_reads(
+    mode: Mode, grid: BlockGrid, length: int, tile: int, footprint: Footprint, axis: int
+) -> list[tuple[list[int], int]]:
+    """Per block along one axis: the lengths that its tiles see, and the length read from the volume."""
+    line = BlockGrid(Box((grid.region.start[axis],), (grid.region.stop[axis],)), (grid.shape[axis],))
+    found = []
+    for block in line:
+        tiles = mode.tiles(block.core, (length,), (tile,), Footprint((footprint.axes[axis],)))
+        ends = min(length, max(t.read.stop[0] for t in tiles))
+        found.append(([t.read.shape[0] for t in tiles], ends - min(t.read.start[0] for t in tiles)))
+    return found
+
+
+def largest_that_fits(
+    candidates: Iterator[tuple[int, ...]],
+    fits: Callable[[tuple[int, ...]], bool],
+    refusal: Callable[[tuple[int, ...]], str],
+) -> tuple[int, ...]:
+    """The first candidate that fits.
+
+    Raises:
+        BudgetError: not even the smallest one does; `refusal(it)` says what would.
+    """
+    for tile in candidates:
+        if fits(tile):
+            return tile
+    raise BudgetError(refusal(tile))

@@ -1,0 +1,223 @@
+"""A user's own network: torch.export file, TorchScript file, or factory with safetensors weights.
+
+    file or factory -> network and what it tells -> one small tile is run -> Model
+
+What the file does not tell, the options say, and the tile shows: channels, output size, type, repeatability.
+The footprint comes from halo and period given by hand. `exactness` names normalisations by the tile's
+statistics; an empty one says only that none was seen.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from volpipe.errors import ModelError
+from volpipe.geometry import ceil_to
+from volpipe.models import factory
+from volpipe.models.archive import require_plain_export, require_torchscript
+from volpipe.models.layers import for_inference, tile_statistics
+from volpipe.models.model import Model, ModelRef, footprint_by_hand
+from volpipe.models.normalisation import Normalisation
+
+TRIED_LENGTHS = (32, 64)  # a small tile first; a deep network may need the larger one
+# the argument that is True where an operator was exported in training mode
+TRAINING_ARGUMENT = {"aten.batch_norm.default": 5, "aten.dropout.default": 2}
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A network and what its file tells of it."""
+
+    network: nn.Module
+    ndim: int | None
+    in_channels: int | None
+    exactness: str
+
+
+def load_external(ref: ModelRef) -> Model:
+    """Load, try and describe a user's network.
+
+    Raises:
+        ModelError: it cannot be loaded or trusted, or does not map a tile to a tile of the same size.
+    """
+    loaders = {"exported": _load_exported, "script": _load_script, "factory": _load_factory}
+    loaded = loaders[ref.kind](ref)
+    ndim = ref.ndim or loaded.ndim
+    in_channels = ref.in_channels or loaded.in_channels
+    if ndim not in (2, 3) or in_channels is None:
+        raise ModelError(f"model {ref.location}: it does not tell its input; give --ndim 2 or 3 and --in-channels")
+    footprint = footprint_by_hand(ref, ndim)
+    period = (1,) * ndim if footprint is None else footprint.period
+    out_channels = _try_tile(ref.location, loaded.network, in_channels, period)
+    return Model(
+        network=loaded.network,
+        ndim=ndim,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        footprint=footprint,
+        normalisation=Normalisation((ref.input_scale,) * in_channels, (ref.input_offset,) * in_channels),
+        voxel_size_um=None,
+        output_channels=tuple(f"channel {i}" for i in range(out_channels)),
+        output_range=None,
+        exactness=loaded.exactness,
+    )
+
+
+def _load_exported(ref: ModelRef) -> Loaded:
+    require_plain_export(Path(ref.location), ref.trust_code)
+    try:
+        program = torch.export.load(ref.location)
+    except Exception as error:
+        raise ModelError(f"model {ref.location}: torch.export cannot load it ({_first_line(error)})") from error
+    shape = _input_shape(ref.location, program)
+    _require_eval(ref.location, program)
+    network: nn.Module = program.module()
+    if isinstance(shape[0], int):
+        network = OneByOne(network, ref.location, shape[0])
+    return Loaded(network.requires_grad_(False), len(shape) - 2, int(shape[1]), _exported_statistics(program))
+
+
+def _input_shape(location: str, program: torch.export.ExportedProgram) -> tuple[int | torch.SymInt, ...]:
+    """Shape of the only input; lengths that may differ are symbols."""
+    inputs = program.graph_signature.user_inputs
+    if len(inputs) != 1:
+        raise ModelError(f"model {location}: takes {len(inputs)} inputs; export a network that takes one image")
+    node = next(node for node in program.graph.nodes if node.name == inputs[0])
+    shape = tuple(node.meta["val"].shape)
+    if len(shape) not in (4, 5):
+        raise ModelError(
+            f"model {location}: takes {len(shape)} axes; export one that takes (n, c, y, x) or (n, c, z, y, x)"
+        )
+    fixed = [axis for axis, length in zip("zyx"[-len(shape) + 2 :], shape[2:], strict=True) if isinstance(length, int)]
+    if fixed:
+        raise ModelError(
+            f"model {location}: takes one length only along {', '.join(fixed)}; export it again with "
+            "dynamic_shapes, torch.export.Dim for every spatial axis"
+        )
+    return shape
+
+
+def _require_eval(location: str, program: torch.export.ExportedProgram) -> None:
+    for node in program.graph.nodes:
+        position = TRAINING_ARGUMENT.get(str(node.target))
+        if position is not None and node.args[position] is True:
+            raise ModelError(
+                f"model {location}: exported in training mode ({node.name}); call .eval() and export again"
+            )
+
+
+def _exported_statistics(program: torch.export.ExportedProgram) -> str:
+    for node in program.graph.nodes:
+        if str(node.target) == "aten.group_norm.default":
+            return f"group norm: statistics of the tile (operator {node.name})"
+        if str(node.target) == "aten.instance_norm.default" and node.args[5] is True:
+            return f"instance norm: statistics of the tile (operator {node.name})"
+    return ""
+
+
+class OneByOne(nn.Module):
+    """Run images one after another through a network that was exported for a batch of 1."""
+
+    def __init__(self, network: nn.Module, location: str, batch: int) -> None:
+        super().__init__()
+        if batch != 1:
+            raise ModelError(f"model {location}: exported for batches of {batch}; export it with a batch of 1 or a Dim")
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, c, ...) -> (n, c', ...)."""
+        return torch.cat([self.network(image) for image in torch.split(images, 1)])
+
+
+def _load_script(ref: ModelRef) -> Loaded:
+    require_torchscript(Path(ref.location))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # users' old files stay readable
+            network: nn.Module = torch.jit.load(ref.location, map_location="cpu")  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        raise ModelError(f"model {ref.location}: torch.jit cannot load it ({_first_line(error)})") from error
+    return _describe(for_inference(network))
+
+
+def _load_factory(ref: ModelRef) -> Loaded:
+    network = factory.call(ref.location, ref.trust_code)
+    if not isinstance(network, nn.Module):
+        raise ModelError(
+            f"model {ref.location}: the factory returned {type(network).__name__}; return a torch.nn.Module"
+        )
+    weights = {} if ref.weights is None else _read_weights(ref.weights)
+    if ref.weights is None and network.state_dict():
+        raise ModelError(
+            f"model {ref.location}: it has weights of its own making; give them by --weights FILE.safetensors"
+        )
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
+        raise ModelError(f"model {ref.location}: --weights {ref.weights} do not fit it: {reason}") from None
+    return _describe(for_inference(network))
+
+
+def _read_weights(path: str) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"weights {path}: not a safetensors file that can be read ({error})") from None
+
+
+def _describe(network: nn.Module) -> Loaded:
+    """What the first convolution's weight (out, in, [z,] y, x) tells."""
+    shapes = (parameter.shape for parameter in network.parameters())
+    first = next((shape for shape in shapes if len(shape) in (4, 5)), None)
+    if first is None:
+        return Loaded(network, None, None, tile_statistics(network))
+    return Loaded(network, len(first) - 2, first[1], tile_statistics(network))
+
+
+def _try_tile(location: str, network: nn.Module, in_channels: int, period: tuple[int, ...]) -> int:
+    """Run the smallest tile that the network takes, check what it shows, and return its output channels."""
+    for length in TRIED_LENGTHS:
+        shape = (1, in_channels, *(ceil_to(length, p) for p in period))
+        tile = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+        try:
+            with torch.inference_mode():
+                outputs: list[Any] = [network(tile), network(tile)]
+        except Exception as error:  # a user's network may raise anything
+            failure = error
+            continue
+        _require_image(location, tile, outputs[0])
+        if not torch.equal(*outputs):
+            raise ModelError(
+                f"model {location}: the same tile gives two results (dropout left on?); make it repeatable"
+            )
+        return int(outputs[0].shape[1])
+    raise ModelError(
+        f"model {location}: fails on a tile of shape {shape} ({_first_line(failure)}); "
+        "check --ndim, --in-channels and --period"
+    ) from failure
+
+
+def _require_image(location: str, tile: Tensor, output: Any) -> None:
+    if not isinstance(output, Tensor):
+        raise ModelError(f"model {location}: returns {type(output).__name__}; wrap it so that it returns one tensor")
+    if output.ndim != tile.ndim or output.shape[0] != 1 or output.shape[2:] != tile.shape[2:]:
+        shapes = f"maps shape {tuple(tile.shape)} to {tuple(output.shape)}"
+        raise ModelError(f"model {location}: {shapes}; spatial lengths must stay as they are")
+    if not output.is_floating_point():
+        raise ModelError(f"model {location}: returns {output.dtype}; return scores, labels are chosen after stitching")
+    if not torch.isfinite(output).all():
+        raise ModelError(f"model {location}: returns NaN or infinity on values in [0, 1); check its weights")
+
+
+def _first_line(error: Exception) -> str:
+    """The first line that says something; torch's messages run on for pages."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,79 @@
+"""Pipelines: jobs as data, and where to run them, in one YAML file.
+
+run: {workers: 2, memory_per_worker: 4GiB}
+jobs:
+  - statistics: {volume: raw.ome.zarr}
+  - apply: {input: raw.ome.zarr, output: boundaries.ome.zarr, model: boundaries.safetensors}
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from volpipe.errors import ConfigError
+from volpipe.jobs.apply import ApplyJob
+from volpipe.jobs.importing import ImportJob
+from volpipe.jobs.pyramid import PyramidJob
+from volpipe.jobs.statistics import StatisticsJob
+from volpipe.plan import Job
+from volpipe.runtime.settings import RunSettings, validation_text
+
+
+class Step(BaseModel):
+    """One job of a pipeline, under the name of its command."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    apply: ApplyJob | None = None
+    statistics: StatisticsJob | None = None
+    pyramid: PyramidJob | None = None
+    import_: ImportJob | None = Field(None, alias="import")
+
+    @model_validator(mode="after")
+    def _one_job(self) -> Step:
+        if len(self._given()) != 1:
+            raise ValueError("give one job per entry: apply, statistics, pyramid or import")
+        return self
+
+    def _given(self) -> list[Job]:
+        return [job for job in (self.apply, self.statistics, self.pyramid, self.import_) if job is not None]
+
+    @property
+    def job(self) -> Job:
+        """The job."""
+        return self._given()[0]
+
+
+class Pipeline(BaseModel):
+    """Jobs that run one after the other."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run: RunSettings = RunSettings()
+    jobs: tuple[Step, ...] = Field(min_length=1)
+
+    @property
+    def job_list(self) -> list[Job]:
+        """The jobs in order."""
+        return [step.job for step in self.jobs]
+
+
+def load_pipeline(path: str | Path) -> Pipeline:
+    """Read a pipeline file.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or fields are wrong: every one of them, with its path.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give a pipeline file") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
+    try:
+        return Pipeline.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(validation_text(error, f"{path}: ")) from None

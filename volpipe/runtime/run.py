@@ -1,0 +1,292 @@
+"""Run a job: plan, find what is done, do what is missing, declare it complete.
+
+    plan --> ledger (what is done?) --> begin --> schedule <--> crew --> ledger --> finish
+
+Guarantees:
+* Nothing is written before the plan has passed every check.
+* A block that fails is tried again, then set aside; the others go on; the run ends in `BlocksFailed` (exit code 3).
+* The same job again does only what is missing. A job whose key changed is refused, with what changed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from volpipe.errors import BlocksFailed, ProductError, RunError
+from volpipe.plan import Job, Plan, Receipt, Task
+from volpipe.runtime.crew import Crew, SerialCrew
+from volpipe.runtime.progress import Reporter, reporter
+from volpipe.runtime.schedule import Done, Schedule
+from volpipe.runtime.settings import RunSettings
+from volpipe.runtime.worker import Failure
+from volpipe.volume.folder import occupied
+from volpipe.volume.ledger import Ledger, changes
+
+BATCHES_IN_HAND = 2  # per slot: one at work, one waiting in the worker
+LARGEST_BATCH = 16
+HOPELESS = 8  # failures before the first success: every block fails alike
+
+
+@dataclass
+class Summary:
+    """What a run did.
+
+    Attributes:
+        done, before: tasks done by this run, and by earlier ones.
+        seconds: wall seconds by phase, added over all slots.
+        peak_bytes: largest resident memory by worker.
+    """
+
+    plan: Plan
+    done: int = 0
+    before: int = 0
+    skipped: int = 0
+    wall_s: float = 0.0
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_bytes: dict[str, int] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+
+    def add(self, receipt: Receipt) -> None:
+        """Count one receipt of this run."""
+        self.done += 1
+        self.skipped += receipt.skipped != ""
+        for phase, seconds in receipt.seconds.items():
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+        self.peak_bytes[receipt.worker] = max(receipt.peak_bytes, self.peak_bytes.get(receipt.worker, 0))
+
+    def text(self) -> str:
+        """One line for people."""
+        if not self.done:
+            return f"nothing to do: all {self.before} tasks were done before"
+        phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in self.seconds.items())
+        peak = max(self.peak_bytes.values()) / 2**30
+        before = f", {self.before} before" if self.before else ""
+        masked = f", {self.skipped} skipped by the mask" if self.skipped else ""
+        return (
+            f"done: {self.done} tasks in {self.wall_s:.1f} s ({phases}){before}{masked}; largest worker {peak:.2f} GiB"
+        )
+
+
+def run(
+    job: Job,
+    settings: RunSettings | None = None,
+    *,
+    restart: bool = False,
+    on_plan: Callable[[Plan], None] | None = None,
+    on_start: Callable[[str], None] | None = None,
+    progress: Callable[[int, int], Reporter] | None = reporter,
+) -> Summary:
+    """Run a job to its end.
+
+    Args:
+        job: what to do.
+        settings: where, and with how much; local workers by default.
+        restart: throw away what an earlier run made at the same place.
+        on_plan: called with the plan before anything is written.
+        on_start: called with one line on where the run goes, when its workers are there.
+        progress: makes the reporter from (total, done); None reports nothing.
+
+    Raises:
+        UsageError: something given does not fit; nothing was written.
+        BlocksFailed: some blocks were set aside; the rest is done.
+        RunError: the run was stopped by something that every block would meet.
+    """
+    settings = settings or RunSettings()
+    with ExitStack() as stack:
+        plan, crew = plan_and_crew(job, settings, stack)
+        if on_plan is not None:
+            on_plan(plan)
+        state = _open_ledger(job, plan, restart)
+        summary = Summary(plan, before=state.done.count)
+        if state.done.count < plan.count:
+            crew = crew or stack.enter_context(open_crew(settings))
+            if on_start is not None:
+                on_start(crew.where)
+            _drive(plan, crew, state, summary, settings.retries, progress)
+    if summary.failures:
+        raise _blocks_failed(summary, plan.count - state.done.count)
+    job.finish(plan, state.value)
+    return summary
+
+
+def plan_and_crew(job: Job, settings: RunSettings, stack: ExitStack) -> tuple[Plan, Crew | None]:
+    """The plan, and the crew where its budget had to be asked for: local workers are started only for work."""
+    if settings.cluster == "local":
+        return job.plan(settings.local_budget()), None
+    crew = stack.enter_context(open_crew(settings))
+    return job.plan(crew.budget), crew
+
+
+@contextmanager
+def open_crew(settings: RunSettings) -> Iterator[Crew]:
+    """The crew that the settings ask for, let go at the end."""
+    crew = _crew(settings)
+    try:
+        yield crew
+    finally:
+        crew.close()
+
+
+def _crew(settings: RunSettings) -> Crew:
+    if settings.serial:
+        return SerialCrew(settings.local_budget())
+    from volpipe.runtime import cluster  # dask.distributed takes seconds to import
+
+    makers = {"local": cluster.local_crew, "cuda": cluster.cuda_crew}
+    return makers.get(settings.cluster, cluster.remote_crew)(settings)
+
+
+@dataclass
+class _State:
+    """What is done, the reduced value of it, and where it is written down."""
+
+    ledger: Ledger | None
+    reduce: Callable[[Any, Any], Any] | None
+    done: Done = field(default_factory=Done)
+    value: Any = None
+
+    def take(self, receipt: Receipt) -> None:
+        """Count a receipt; one that was counted before changes nothing."""
+        name = (receipt.work, receipt.item)
+        if name in self.done:
+            return
+        self.done.add(name)
+        if self.reduce is not None:
+            self.value = receipt.value if self.value is None else self.reduce(self.value, receipt.value)
+
+
+def _open_ledger(job: Job, plan: Plan, restart: bool) -> _State:
+    """What is done by now; makes the product if there is none to go on with."""
+    if job.product is None:
+        job.begin(plan, fresh=True, replace=False)
+        return _State(None, plan.reduce)
+    ledger = Ledger(job.product)
+    state = _State(ledger, plan.reduce)
+    if _goes_on(job.product, ledger, plan, restart):
+        job.begin(plan, fresh=False, replace=False)
+        for entry in ledger.receipts():
+            state.take(_receipt(entry))
+    else:
+        job.begin(plan, fresh=True, replace=restart)
+        ledger.begin(plan.key)
+    return state
+
+
+def _goes_on(product: str, ledger: Ledger, plan: Plan, restart: bool) -> bool:
+    """True if an earlier run of the same key began the product.
+
+    Raises:
+        ProductError: something else stands there.
+    """
+    if restart or not occupied(product):
+        return False
+    stored = ledger.key()
+    if stored is None:
+        raise ProductError(f"{product}: exists already; give another place, or --restart to replace it")
+    changed = changes(stored, plan.key)
+    if changed:
+        raise ProductError(
+            f"{product}: was begun with something else ({'; '.join(changed)}); give another place, or --restart to "
+            "make it anew"
+        )
+    return True
+
+
+def _receipt(entry: Mapping[str, Any]) -> Receipt:
+    known = {f.name for f in fields(Receipt)}  # a later version may write more
+    return Receipt(**{name: value for name, value in entry.items() if name in known})
+
+
+def _drive(
+    plan: Plan,
+    crew: Crew,
+    state: _State,
+    summary: Summary,
+    retries: int,
+    progress: Callable[[int, int], Reporter] | None,
+) -> None:
+    """Keep every slot busy until nothing is left that may run."""
+    loop = _Loop(plan, crew, state.done, retries)
+    report = progress(plan.count, state.done.count) if progress is not None else None
+    began = time.monotonic()
+    try:
+        for receipt in loop.receipts():
+            state.take(receipt)
+            summary.add(receipt)
+            if state.ledger is not None:
+                state.ledger.append(asdict(receipt))
+            if report is not None:
+                report.advance(state.done.count)
+    finally:
+        summary.failures = loop.failures
+        summary.wall_s = time.monotonic() - began
+        if state.ledger is not None:
+            state.ledger.flush()
+        if report is not None:
+            report.close()
+
+
+class _Loop:
+    """Hands batches to the crew and turns what comes back into receipts and failures."""
+
+    def __init__(self, plan: Plan, crew: Crew, done: Done, retries: int) -> None:
+        self.failures: list[Failure] = []
+        self._plan, self._crew, self._retries = plan, crew, retries
+        self._window = crew.width * BATCHES_IN_HAND
+        self._batch = max(1, min(LARGEST_BATCH, plan.count // (4 * self._window)))
+        self._schedule = Schedule(plan.tasks(), done, hold=self._window * self._batch)
+        self._in_hand: dict[tuple[str, int], Task] = {}
+        self._batches_out = 0
+        self._tries: dict[tuple[str, int], int] = {}
+        self._any_done = done.count > 0
+
+    def receipts(self) -> Iterator[Receipt]:
+        """Every receipt, as it comes."""
+        self._fill()
+        while self._batches_out:
+            self._batches_out -= 1
+            for outcome in self._crew.next():
+                if isinstance(outcome, Receipt):
+                    yield self._finished(outcome)
+                else:
+                    self._failed(outcome)
+            self._fill()
+
+    def _fill(self) -> None:
+        while self._batches_out < self._window:
+            batch = self._schedule.take(1 if self._tries else self._batch)  # a poisoned item must not take others along
+            if not batch:
+                return
+            self._in_hand |= {task.name: task for task in batch}
+            work = batch[0].work
+            self._crew.submit(work, self._plan.works[work], [task.item for task in batch])
+            self._batches_out += 1
+
+    def _finished(self, receipt: Receipt) -> Receipt:
+        self._any_done = True
+        del self._in_hand[receipt.work, receipt.item]
+        return receipt  # whoever takes it marks it as done, before the next batch is filled
+
+    def _failed(self, failure: Failure) -> None:
+        if failure.fatal:
+            raise RunError(failure.text)
+        task = self._in_hand.pop(failure.name)
+        self._tries[failure.name] = self._tries.get(failure.name, 0) + 1
+        if failure.retry and self._tries[failure.name] <= self._retries:
+            self._schedule.retry(task)
+            return
+        self.failures.append(failure)
+        self._schedule.fail(task)
+        if not self._any_done and len(self.failures) >= HOPELESS:
+            raise RunError(f"the first {HOPELESS} blocks all failed; the last: {failure.text}")
+
+
+def _blocks_failed(summary: Summary, left: int) -> BlocksFailed:
+    return BlocksFailed(
+        f"{left} of {summary.plan.count} tasks are not done, {len(summary.failures)} failed, the first: "
+        f"{summary.failures[0].text}; mend the cause and give the same command again: it does what is missing"
+    )

@@ -1,0 +1,82 @@
+"""Where to run and with how much: the options that change no voxel of the product."""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from volpipe.errors import ConfigError
+from volpipe.plan import Budget
+
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+SHARE_OF_MEMORY = 0.8  # of the machine, when nobody says how much: the rest is the page cache's and the driver's
+GPU_SLOTS = 3  # one computes under the device's lease while the others read and write
+
+
+class RunSettings(BaseModel):
+    """Where and with how much a job runs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cluster: str = Field(
+        "local", description="local, cuda (all GPUs of this machine) or tcp://ADDRESS of a Dask scheduler."
+    )
+    serial: bool = Field(False, description="Run in this process, one block after the other, without Dask.")
+    workers: int | None = Field(None, ge=1, description="Worker processes of a local cluster.")
+    threads: int | None = Field(
+        None, ge=1, description="Blocks in hand per worker (with serial: threads of the network)."
+    )
+    memory_per_worker: str | None = Field(None, description="Memory that a worker may reach, as 4GiB.")
+    retries: int = Field(2, ge=0, description="Times that a failing block is tried again before it is set aside.")
+
+    @field_validator("cluster")
+    @classmethod
+    def _known_cluster(cls, cluster: str) -> str:
+        if cluster in ("local", "cuda") or re.fullmatch(r"(tcp|tls)://\S+", cluster):
+            return cluster
+        raise ValueError("give local, cuda or tcp://ADDRESS")
+
+    @field_validator("memory_per_worker")
+    @classmethod
+    def _readable_memory(cls, memory: str | None) -> str | None:
+        if memory is not None:
+            parse_bytes(memory)
+        return memory
+
+    def local_budget(self) -> Budget:
+        """The budget of a worker on this machine (of this process, if serial)."""
+        from dask.system import CPU_COUNT as cores  # of this process: affinity and cgroups counted
+
+        if self.serial:
+            return Budget(self.memory_bytes(1), slots=1, threads=self.threads or cores)
+        workers = self.workers or 1
+        slots = self.threads or max(1, cores // workers)
+        return Budget(self.memory_bytes(workers), slots, threads=max(1, cores // (workers * slots)))
+
+    def memory_bytes(self, workers: int) -> int:
+        """Bytes per worker: as given, or this machine's share."""
+        if self.memory_per_worker is not None:
+            return parse_bytes(self.memory_per_worker)
+        from distributed.system import MEMORY_LIMIT  # of this process: cgroups and ulimits counted
+
+        return int(SHARE_OF_MEMORY * MEMORY_LIMIT / workers)
+
+
+def parse_bytes(text: str) -> int:
+    """Read `4GiB`, `500 MB` or a plain number of bytes.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
+    if match is None or match[2].lower() not in _UNITS:
+        raise ConfigError(f"memory {text!r}: give a number with a unit, as 4GiB or 500MB")
+    return int(float(match[1]) * _UNITS[match[2].lower()])
+
+
+def validation_text(error: ValidationError, prefix: str = "") -> str:
+    """Every error with its path, one a line: `jobs.0.apply.stitching: ... (given: ...)`."""
+    lines = (f"{'.'.join(map(str, e['loc']))}: {e['msg']} (given: {e['input']!r})" for e in error.errors())
+    return "\n".join(prefix + line for line in lines)
