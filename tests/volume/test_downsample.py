@@ -67,6 +67,12 @@ def test_halves_by_hand():
     assert up.tolist() == [[[[1, -1, 7]]]]  # 0.5 -> 1, -1.5 -> -1, alone -> itself
 
 
+def test_sums_of_many_voxels_do_not_overflow():
+    array = np.full((1, 1, 256, 256), 65535, np.uint16)
+    assert downsample(array, (1, 256, 256), "mean") == 65535
+    assert downsample(array[:, :, :128, :127], (1, 128, 127), "mean") == 65535  # just within 32 bits
+
+
 def test_parts_give_the_whole_if_they_start_at_multiples():
     array = np.random.default_rng(2).integers(0, 255, (1, 12, 13, 15), dtype=np.uint8)
     whole = downsample(array, (2, 3, 2), "mean")

@@ -112,14 +112,15 @@ def test_products_live_on_object_stores_too(bucket):
     assert not open_product(f"{bucket}/out.ome.zarr").read(layout.grid.region).any()
 
 
-def test_a_failed_put_leaves_what_was_there_and_no_rubbish(tmp_path, monkeypatch):
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_failed_put_leaves_what_was_there_and_no_rubbish(tmp_path, monkeypatch, step):
     folder = LocalFolder(str(tmp_path))
     folder.put("a", b"old")
 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, step, full)
     with pytest.raises(WriteError, match="the disk is full"):
         folder.put("a", b"new")
     assert folder.get("a") == b"old"

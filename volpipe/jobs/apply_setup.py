@@ -175,7 +175,7 @@ class Setup:
         }
 
     def attributes(self, plan: Plan) -> dict[str, Any]:
-        """The product's `volpipe` attributes: how to read its values, what is promised of them, where they come from."""
+        """The product's `volpipe` attributes: how to read its values, what they promise, where they come from."""
         return {
             "state": "running",
             **self.encoding.attributes(),

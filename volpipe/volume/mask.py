@@ -88,8 +88,9 @@ class Mask:
 
 
 def _nearest(start: int, stop: int, factor: float, length: int) -> NDArray[np.intp]:
-    index = np.floor((np.arange(start, stop) + 0.5) / factor)
-    return np.minimum(index, length - 1).astype(np.intp)
+    index: NDArray[np.intp] = np.floor((np.arange(start, stop) + 0.5) / factor).astype(np.intp)
+    index[index >= length] = length - 1
+    return index
 
 
 def _whole(ratio: float) -> float:

@@ -1,0 +1,35 @@
+"""`volpipe info VOL`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+
+@click.command(name="info", short_help="Say what a volume is.")
+@click.argument("volume", metavar="VOLUME")
+@click.option("--level", type=int, default=None, help="Level of a multiscale; 0 is the finest.")
+@click.option("--time", type=int, default=None, help="Time point, where there are several.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(volume: str, level: int | None, time: int | None, as_json: bool) -> None:
+    """Say what VOLUME is: shape, dtype, voxel size, levels, chunks, and for a product how it was made."""
+    from volpipe.volume.validate import describe
+
+    facts = describe(volume, level=level, time=time)
+    if as_json:
+        click.echo(json.dumps(facts, indent=2, default=str))
+        return
+    for name, value in facts.items():
+        click.echo(f"{name:<16} {_text(value)}")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple) and value and isinstance(value[0], dict):
+        return "".join(f"\n  {_text(entry)}" for entry in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {_text(entry)}" for name, entry in value.items())
+    if isinstance(value, list | tuple):
+        return " x ".join(map(str, value)) if value and not isinstance(value[0], str) else ", ".join(map(str, value))
+    return str(value)
