@@ -15,6 +15,8 @@ from volpipe.models import (
     load_checkpoint,
     save_checkpoint,
 )
+from volpipe.models.architecture import build_random
+from volpipe.models.layers import folded
 
 UNET = UNetArchitecture(3, levels=2, width=2, out_channels=2, pooling=((1, 2, 2),), activation="softmax")
 PARTS = {
@@ -45,7 +47,33 @@ def test_what_is_saved_is_loaded(saved, random_network, random_image):
     assert loaded.architecture == UNET
     assert {name: getattr(loaded, name) for name in PARTS} == PARTS
     image = random_image(1, 1, 3, 8, 8).float()
-    assert torch.equal(loaded.model().network(image), random_network(UNET).float()(image))
+    assert torch.equal(loaded.network.eval()(image), random_network(UNET).float()(image))
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        UNET,
+        UNetArchitecture(2, levels=3, width=3, upsampling="nearest", downsampling="strided"),
+        GeneratorArchitecture(3, blocks=1, width=2),
+        GeneratorArchitecture(2, blocks=1, width=2, upsampling="bilinear", padding="zero"),
+    ],
+)
+def test_folding_batch_norms_changes_nothing_but_rounding(architecture, random_image):
+    network = build_random(architecture, seed=5).double().eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):  # as training would leave it
+            for tensor, low, high in (
+                (module.running_mean, -1, 1),
+                (module.running_var, 0.5, 2),
+                (module.weight.data, 0.5, 2),
+            ):
+                tensor.copy_(torch.linspace(low, high, len(tensor), dtype=torch.float64))
+    image = random_image(1, 1, *(8,) * architecture.ndim).double()
+    small = folded(network)
+    assert not [m for m in small.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    assert (small(image) - network(image)).abs().max() < 1e-12
+    assert [m for m in network.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]  # a copy was folded
 
 
 def test_a_model_knows_all_that_its_architecture_knows(saved):

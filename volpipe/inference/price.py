@@ -6,6 +6,7 @@ its birth to its death. A network that cannot go there runs once on real zeros u
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
+from volpipe.inference.precision import Precision
 from volpipe.inference.predictor import copied
 from volpipe.models.model import Model
 
@@ -48,26 +50,42 @@ class _StorageCount(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.peak = max(self.peak, self.alive)
         weakref.finalize(storage, self._release, storage.nbytes())
 
+    def scratch(self, nbytes: int) -> None:
+        """Bytes that an operation needs beside its result, and gives back."""
+        self.peak = max(self.peak, self.alive + nbytes)
+
     def _release(self, nbytes: int) -> None:
         self.alive -= nbytes
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.convolution.default and out.dtype == torch.float64:
+            self.scratch(_columns_bytes(args[0], args[1], out))
         for leaf in tree_iter(out):
             if isinstance(leaf, Tensor):
                 self.count(leaf)
         return out
 
 
-def forward_price(
-    model: Model, shape: Sequence[int], batch: int = 1, dtype: torch.dtype = torch.float32
-) -> ForwardPrice:
-    """The price of `batch` tiles of `shape` (the network's spatial axes) in `dtype`."""
+def _columns_bytes(x: Tensor, weight: Tensor, out: Tensor) -> int:
+    """What torch's float64 convolution unrolls on a CPU, where oneDNN has none: the windows of one image."""
+    voxels = max(x[0, 0].numel(), out[0, 0].numel())
+    return weight[0].numel() * voxels * 8
+
+
+def forward_price(model: Model, shape: Sequence[int], batch: int, precision: Precision) -> ForwardPrice:
+    """The price of `batch` tiles of `shape` (the network's spatial axes).
+
+    Under autocast activations are counted in half precision, input and output in fp32 beside them.
+    """
     size = (batch, model.in_channels, *shape)
     try:
-        flops, peak = _count(copied(model.network).to("meta", dtype), torch.empty(size, dtype=dtype, device="meta"))
+        network = copied(model.network).to("meta", precision.compute)
+        flops, peak = _count(network, torch.empty(size, dtype=precision.compute, device="meta"))
     except (AssertionError, NotImplementedError, RuntimeError):  # TorchScript, tensors made without device=
         flops, peak = _count(model.network, torch.zeros(size))
+    if precision.compute != precision.storage:
+        peak += 4 * batch * math.prod(shape) * (model.in_channels + model.out_channels)
     weights = sum(p.numel() * p.element_size() for p in model.network.parameters())
     return ForwardPrice(flops, peak, weights)
 

@@ -96,14 +96,14 @@ class ApplyJob(BaseModel):
         return plan_of(self._setup, budget)
 
     def begin(self, plan: Plan, *, fresh: bool, replace: bool) -> None:
-        """Make the product, empty and marked as running."""
-        from volpipe.volume import create_product
+        """Make the product, empty and marked as running, with the levels of its pyramid still unlisted."""
+        from volpipe.volume import create_product, open_product
 
-        if not fresh:
-            return
-        product = create_product(self.output, self._setup.layout, self._setup.attributes(plan), replace=replace)
+        if fresh:
+            create_product(self.output, self._setup.layout, self._setup.attributes(plan), replace=replace)
+        product = open_product(self.output)
         for level, factors in enumerate(self._setup.factors, start=1):
-            product.add_level(level, factors)
+            product.add_level(level, factors)  # one that is there is kept
 
     def finish(self, plan: Plan, value: Any) -> None:
         """List the levels and declare the product complete."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from volpipe.inference.precision import Precision
 from volpipe.inference.price import ForwardPrice, forward_price
-from volpipe.jobs import memory, tiling
+from volpipe.jobs import memory, plain, tiling
 from volpipe.jobs.apply_setup import Setup
 from volpipe.jobs.apply_work import NAME, ApplyWork
 from volpipe.jobs.pyramid import pyramid_bytes, pyramid_tasks, pyramid_works
@@ -59,8 +59,8 @@ class Pricing:
         """One forward pass on a batch of tiles that see `seen` voxels."""
         if seen not in self._forwards:
             inputs, shape = self.setup.assembly.network_shape(seen)
-            dtype = Precision(self.setup.job.precision).storage
-            self._forwards[seen] = forward_price(self.setup.model, shape, inputs * self.setup.job.batch, dtype)
+            precision = Precision(self.setup.job.precision)
+            self._forwards[seen] = forward_price(self.setup.model, shape, inputs * self.setup.job.batch, precision)
         return self._forwards[seen]
 
     def promise(self, tile: Tile) -> tuple[int, int]:
@@ -114,14 +114,14 @@ def _refusal(setup: Setup, budget: Budget, pricing: Pricing, tile: Tile) -> str:
     host, device = pricing.promise(tile)
     if device > (budget.device_bytes or device):
         return (
-            f"tile {tile}: needs {_gib(device)} of GPU memory, there is {_gib(budget.device_bytes or 0)}; "
+            f"tile {tile}: needs {plain.gib(device)} of GPU memory, there is {plain.gib(budget.device_bytes or 0)}; "
             "give --precision bf16 or another model"
         )
     smaller = next((b for b in _smaller_blocks(setup.grid.shape) if _block_fits(setup, pricing, b, tile)), None)
     would = f"--block {','.join(map(str, smaller))}" if smaller else f"--memory-per-worker {host / 2**30 + 0.05:.1f}GiB"
     return (
-        f"block {setup.grid.shape} with tile {tile}: needs {_gib(host)} in a worker with {budget.slots} slots, it has "
-        f"{_gib(budget.worker_bytes)}; give {would}"
+        f"block {setup.grid.shape} with tile {tile}: needs {plain.gib(host)} in a worker with {budget.slots} slots, it has "
+        f"{plain.gib(budget.worker_bytes)}; give {would}"
     )
 
 
@@ -165,23 +165,15 @@ def _facts(setup: Setup, tile: Tile, price: Price) -> tuple[tuple[str, str], ...
     promise = f"inexact ({inexact})" if inexact else "equals whole-volume inference"
     useful = price.useful_flops / price.flops if price.flops else 1.0
     facts = [
-        ("input", f"{source.location}  {_by(source.shape)} {source.dtype}, {source.channels} channel(s)"),
-        ("product", f"{setup.job.output}  {_by(layout.shape)} {layout.dtype}, {layout.channels} channel(s)"),
+        ("input", f"{source.location}  {plain.by(source.shape)} {source.dtype}, {source.channels} channel(s)"),
+        ("product", f"{setup.job.output}  {plain.by(layout.shape)} {layout.dtype}, {layout.channels} channel(s)"),
         ("stitching", f"{setup.mode.NAME}, {setup.assembly.name}: {promise}"),
-        ("blocks", f"{len(grid)} of {_by(grid.shape)}, tiles of {_by(tile)}"),
-        ("halo", f"{halo} voxels, period {_by(setup.footprint.period)}"),
-        ("read, write", f"{_gib(price.bytes_read)}, {_gib(price.bytes_written)} uncompressed"),
+        ("blocks", f"{len(grid)} of {plain.by(grid.shape)}, tiles of {plain.by(tile)}"),
+        ("halo", f"{halo} voxels, period {plain.by(setup.footprint.period)}"),
+        ("read, write", f"{plain.gib(price.bytes_read)}, {plain.gib(price.bytes_written)} uncompressed"),
         ("compute", f"{price.flops / 1e12:.3g} TFLOP, {useful:.0%} of it useful"),
-        ("memory", f"{_gib(price.worker_bytes)} promised per worker"),
+        ("memory", f"{plain.gib(price.worker_bytes)} promised per worker"),
     ]
     if price.device_bytes:
-        facts.append(("GPU memory", f"{_gib(price.device_bytes)} promised"))
+        facts.append(("GPU memory", f"{plain.gib(price.device_bytes)} promised"))
     return tuple(facts)
-
-
-def _by(shape: Tile) -> str:
-    return " x ".join(map(str, shape))
-
-
-def _gib(nbytes: float) -> str:
-    return f"{nbytes / 2**30:.2f} GiB"

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from volpipe import __version__
-from volpipe.errors import GeometryError, ModelError, VolumeError
+from volpipe.errors import GeometryError, ModelError
 from volpipe.geometry import BlockGrid, Box, Footprint
 from volpipe.jobs import tiling
 from volpipe.jobs.normalise import normalisation_from
@@ -73,7 +73,7 @@ class Setup:
 
     def _check_voxel_size(self) -> None:
         trained, given = self.model.voxel_size_um, self.voxel_size_um
-        if trained is None or _off(trained, given) <= VOXEL_SIZE_TOLERANCE:
+        if trained is None or given is None or _off(trained, given) <= VOXEL_SIZE_TOLERANCE:
             return
         levels = [(i, level.voxel_size_um) for i, level in enumerate(levels_of(self.job.input)) if level.voxel_size_um]
         nearest = min(levels, key=lambda level: _off(trained, level[1]), default=None)
@@ -100,12 +100,9 @@ class Setup:
     # ------------------------------------------------------------------ geometry
 
     @property
-    def voxel_size_um(self) -> tuple[float, float, float]:
-        """Of the input: as given, or as it states."""
-        size = self.job.voxel_size_um or self.source.voxel_size_um
-        if size is None:
-            raise VolumeError(f"{self.source.location}: states no voxel size; give --voxel-size-um Z,Y,X")
-        return size
+    def voxel_size_um(self) -> tuple[float, float, float] | None:
+        """Of the input: as given, or as it states; None leaves the product without a unit."""
+        return self.job.voxel_size_um or self.source.voxel_size_um
 
     def _region(self) -> Box:
         whole = Box.from_shape(self.source.shape)
@@ -123,7 +120,7 @@ class Setup:
 
     def _layout(self) -> Layout:
         start, size = self.grid.region.start, self.voxel_size_um
-        moved = zip(self.source.translation_um, start, size, strict=True)
+        moved = zip(self.source.translation_um, start, size or (1.0, 1.0, 1.0), strict=True)
         z, y, x = (t + a * s for t, a, s in moved)
         return Layout(
             shape=triple(self.grid.region.shape),
@@ -138,7 +135,7 @@ class Setup:
     def _factors(self) -> tuple[tuple[int, int, int], ...]:
         if not self.job.pyramid:
             return ()
-        return default_factors(self.layout.shape, self.layout.voxel_size_um, self.layout.chunk)
+        return default_factors(self.layout.shape, self.layout.voxel_size_um or (1.0, 1.0, 1.0), self.layout.chunk)
 
     @property
     def method(self) -> str:

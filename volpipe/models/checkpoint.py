@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from volpipe.errors import ModelError, WriteError
 from volpipe.models.architecture import Architecture, build_empty, from_json, to_json
-from volpipe.models.layers import for_inference
+from volpipe.models.layers import folded, for_inference
 from volpipe.models.model import Model
 from volpipe.models.normalisation import Normalisation
 
@@ -60,10 +60,10 @@ class Checkpoint:
                 raise ModelError(f"checkpoint: voxel_size_um {self.voxel_size_um}; give lengths above 0")
 
     def model(self) -> Model:
-        """Ready to be applied; the network itself is turned to eval mode."""
+        """Ready to be applied: a copy of the network, in eval mode, with its batch normalisations folded in."""
         a = self.architecture
         return Model(
-            network=for_inference(self.network),
+            network=for_inference(folded(self.network)),
             ndim=a.ndim,
             in_channels=a.in_channels,
             out_channels=a.out_channels,

@@ -7,12 +7,14 @@ the length of the tile, and no halo would make a tiled result right.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from volpipe.errors import ModelError
 from volpipe.geometry import Footprint
@@ -128,6 +130,22 @@ def tile_statistics(network: nn.Module) -> str:
         if kind.startswith("InstanceNorm") and not getattr(module, "track_running_stats", False):
             return f"instance norm: statistics of the tile (module {name})"
     return ""
+
+
+def folded(network: nn.Module) -> nn.Module:
+    """A copy in eval mode whose batch normalisations are multiplied into the convolutions before them.
+
+    The same function of the image with one pass over memory and one tensor less per convolution: a third less memory
+    for a U-Net.
+    """
+    network = copy.deepcopy(network).eval()
+    for unit in network.modules():
+        if isinstance(unit, ConvUnit) and isinstance(unit.norm, nn.modules.batchnorm._BatchNorm):
+            before = list(unit.conv.children()) or [unit.conv]  # an upsampling may stand before the convolution
+            transposed = isinstance(before[-1], nn.modules.conv._ConvTransposeNd)
+            fused = fuse_conv_bn_eval(before[-1], unit.norm, transposed)  # type: ignore[type-var]
+            unit.conv, unit.norm = nn.Sequential(*before[:-1], fused), nn.Identity()
+    return network
 
 
 def for_inference(network: nn.Module) -> nn.Module:

@@ -187,11 +187,13 @@ class UNet(nn.Module):
         image = self.bottom(image)
         for unpool, pair in zip(self.unpool, self.up, strict=True):
             image = unpool(image)
-            image = pair(torch.cat([_centre(skips.pop(), image.shape[2:]), image], dim=1))
+            image = torch.cat([_centre(skips.pop(), image.shape[2:]), image], dim=1)
+            for unit in pair.children():  # one by one: `pair(image)` would keep the wide input alive to its end
+                image = unit(image)
         return self.activation(self.head(image))  # type: ignore[no-any-return]
 
 
-def _pair(a: UNetArchitecture, inputs: int, outputs: int) -> nn.Module:
+def _pair(a: UNetArchitecture, inputs: int, outputs: int) -> nn.Sequential:
     """Two 3-convolutions, named `first` and `second`."""
     pair = nn.Sequential()
     for name, channels in (("first", inputs), ("second", outputs)):

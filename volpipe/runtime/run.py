@@ -171,6 +171,9 @@ def _open_ledger(job: Job, plan: Plan, restart: bool) -> _State:
         for entry in ledger.receipts():
             state.take(_receipt(entry))
     else:
+        ledger.clear()  # before the product goes: receipts must never outlive what they stand for
+        if not occupied(job.product):
+            ledger.begin(plan.key)  # before the product comes: killed in between, the same command begins again
         job.begin(plan, fresh=True, replace=restart)
         ledger.begin(plan.key)
     return state

@@ -44,10 +44,14 @@ class Ledger:
 
     def begin(self, key: Mapping[str, Any]) -> None:
         """Start an empty ledger for a product made of `key`."""
-        for name in self._segments():
+        self.clear()
+        self._folder.put(_KEY, json.dumps(key, indent=1, default=str).encode())
+
+    def clear(self) -> None:
+        """Forget everything; the key first, since receipts without one stand for nothing."""
+        for name in (_KEY, *self._segments()):
             self._folder.delete(name)
         self._next = 1
-        self._folder.put(_KEY, json.dumps(key, indent=1, default=str).encode())
 
     def receipts(self) -> Iterator[Receipt]:
         """Every receipt written so far, in the order of writing."""
