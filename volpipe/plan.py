@@ -43,6 +43,7 @@ class Receipt:
         peak_bytes: largest resident memory that the worker process ever had, seen at the end of the item.
         worker: the process that did it.
         value: a small result that travels with the receipt (a histogram, a transform).
+        level, box: what was written, in voxels of that level of the product, as `0:64,64:128,0:64`; "" if nothing.
     """
 
     work: str
@@ -55,6 +56,8 @@ class Receipt:
     peak_bytes: int = 0
     worker: str = ""
     value: Any = None
+    level: int = 0
+    box: str = ""
 
 
 class Work(Protocol):

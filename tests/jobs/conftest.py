@@ -1,8 +1,26 @@
-"""A run without a runtime: every task in the plan's order, in this process."""
+"""Runs without a runtime, and what the tests of `apply` need: volumes, networks, whole-volume inference."""
 
+import copy
+import itertools
+
+import numpy as np
 import pytest
+import torch
 
+from volpipe.geometry import Box
+from volpipe.jobs.apply import ApplyJob
+from volpipe.models import load_model, resolve_model
+from volpipe.models.architecture import build_random
+from volpipe.models.checkpoint import save_checkpoint
+from volpipe.models.normalisation import Normalisation
 from volpipe.plan import Budget
+from volpipe.runtime.run import run
+from volpipe.runtime.settings import RunSettings
+from volpipe.volume import Layout, create_product, open_source
+
+VOXEL_SIZE_UM = (0.008, 0.004, 0.004)
+SERIAL = RunSettings(serial=True, threads=1, memory_per_worker="4GiB")
+EXACT = {"precision": "fp64", "output_dtype": "float64"}  # a correct tiling in fp32 differs by more than some faults
 
 
 def serially(job, budget=None, *, replace=False):
@@ -24,3 +42,100 @@ def serially(job, budget=None, *, replace=False):
 def run_serially():
     """`run_serially(job, budget) -> (plan, receipts by task name)`."""
     return serially
+
+
+@pytest.fixture
+def volume(tmp_path):
+    """`volume(voxels) -> location`: (z, y, x) or (c, z, y, x) stored as OME-Zarr, sharded as nobody's blocks are."""
+
+    def store(voxels, name="in.ome.zarr", voxel_size_um=VOXEL_SIZE_UM, translation_um=(0.0, 0.0, 0.0)):
+        voxels = voxels if voxels.ndim == 4 else voxels[None]
+        place = {"voxel_size_um": voxel_size_um, "translation_um": translation_um}
+        layout = Layout(voxels.shape[1:], len(voxels), voxels.dtype, **place, chunk=(12, 12, 12), shard=(24, 24, 48))
+        product = create_product(str(tmp_path / name), layout, {})
+        for block in product.grid():
+            product.write(block.core, voxels[:, *block.core.slices])
+        product.publish(())
+        product.update(state="complete")
+        return product.location
+
+    return store
+
+
+@pytest.fixture
+def noise():
+    """`noise(shape, dtype)`: the same every time."""
+
+    def make(shape, dtype="float32", seed=0):
+        random = np.random.default_rng(seed)
+        if np.dtype(dtype).kind == "f":
+            return random.standard_normal(shape).astype(dtype)
+        return random.integers(0, 256, shape).astype(dtype)
+
+    return make
+
+
+@pytest.fixture
+def network(tmp_path):
+    """`network(architecture, normalisation, voxel_size_um) -> path`: a checkpoint with random weights."""
+
+    def store(architecture, normalisation=None, voxel_size_um=None, name="net.safetensors"):
+        save_checkpoint(
+            tmp_path / name,
+            build_random(architecture, seed=1),
+            architecture,
+            normalisation or Normalisation.identity(architecture.in_channels),
+            voxel_size_um,
+            [f"class {i}" for i in range(architecture.out_channels)],
+            {},
+        )
+        return str(tmp_path / name)
+
+    return store
+
+
+@pytest.fixture
+def applied(tmp_path):
+    """`applied(source, model, **options) -> (product's location, its voxels)`; serial and in float64 unless asked."""
+    numbers = itertools.count()
+
+    def go(source, model, settings=SERIAL, **options):
+        output = options.pop("output", None) or str(tmp_path / f"out{next(numbers)}.ome.zarr")
+        job = ApplyJob(input=source, output=output, model=model, **EXACT | options)
+        run(job, settings, progress=None)
+        made = open_source(output)
+        return output, made.read(Box.from_shape(made.shape))
+
+    return go
+
+
+@pytest.fixture
+def whole():
+    """`whole(model, voxels, axis)`: the network on the whole volume in float64, (c, z, y, x) in and out.
+
+    The volume is padded at its end, by its last voxels, to a length that the network takes. With an axis a 2D network
+    sees the planes across it.
+    """
+
+    def infer(location, voxels, axis=None):
+        model = load_model(resolve_model(location))
+        net = copy.deepcopy(model.network).double()
+        voxels = np.asarray(voxels if voxels.ndim == 4 else voxels[None], np.float64)
+        planes = voxels[None] if axis is None else np.moveaxis(voxels, 1 + axis, 0)
+        lengths = planes.shape[2:]
+        more = [(0, a.admissible(n) - n) for a, n in zip(model.footprint.axes, lengths, strict=True)]
+        shape = (1, -1) + (1,) * len(lengths)
+        scale, offset = (np.reshape(side, shape) for side in (model.normalisation.scale, model.normalisation.offset))
+        with torch.inference_mode():
+            padded = np.pad(planes * scale + offset, [(0, 0), (0, 0), *more], mode="edge")
+            values = net(torch.from_numpy(padded)).numpy()
+        values = values[(..., *(slice(n) for n in lengths))]
+        return values[0] if axis is None else np.moveaxis(values, 0, 1 + axis)
+
+    return infer
+
+
+@pytest.fixture
+def error():
+    """`error(product, whole)`: the largest difference, in standard deviations of the whole result."""
+    return lambda made, expected: float(np.abs(made - expected).max() / expected.std())

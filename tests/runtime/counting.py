@@ -53,7 +53,9 @@ class CountingJob:
     finished: list = field(default_factory=list)
 
     def work(self, name):
-        return CountingWork(name, str(self.folder / f"{name}.log"), self.faults if name == "block" else {}, self.seconds)
+        return CountingWork(
+            name, str(self.folder / f"{name}.log"), self.faults if name == "block" else {}, self.seconds
+        )
 
     def plan(self, budget):
         def tasks():

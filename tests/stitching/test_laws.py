@@ -118,7 +118,9 @@ def test_one_period_less_of_halo_is_seen(name, axis):
     assert error(product, reference) > 1e-9
 
 
-@pytest.mark.parametrize(("name", "axis"), [case for case in CASES if "aniso" not in case.id or "long z" not in case.id])
+@pytest.mark.parametrize(
+    ("name", "axis"), [case for case in CASES if "aniso" not in case.id or "long z" not in case.id]
+)
 def test_a_read_off_the_lattice_is_seen(name, axis):
     """Reads that start one voxel late, with all the context that is needed: worse than a halo too short."""
     volume, run, assembly, footprint, tile = setting(name, axis)

@@ -155,7 +155,9 @@ def test_other_dtypes_are_refused(dtype, tmp_path):
         open_source(tmp_path / "a")
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32", "uint32", "uint64", "float16", "float64", "int8", ">u2", ">f4"])
+@pytest.mark.parametrize(
+    "dtype", ["uint8", "uint16", "int16", "float32", "uint32", "uint64", "float16", "float64", "int8", ">u2", ">f4"]
+)
 def test_dtypes_are_kept_in_native_byte_order(dtype, tmp_path):
     array = np.arange(60).reshape(3, 4, 5).astype(dtype)
     zarr.create_array(tmp_path / "a", data=array, zarr_format=2)

@@ -66,8 +66,11 @@ def _status(words: list[str], debug: bool) -> int:
         cli.main(words, prog_name="volpipe", standalone_mode=False)
     except click.exceptions.Exit as stop:
         return stop.exit_code
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        return 2
+    except click.ClickException as error:
+        click.echo(_click_line(error), err=True)
         return 2
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted; the same command goes on where this one stopped", err=True)
@@ -78,6 +81,12 @@ def _status(words: list[str], debug: bool) -> int:
         click.echo(_line(error), err=True)
         return error.exit_code if isinstance(error, VolpipeError) else 1
     return 0
+
+
+def _click_line(error: click.ClickException) -> str:
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    hint = f" ({context.command_path} --help tells more)" if context is not None else ""
+    return f"ConfigError: {' '.join(error.format_message().split()).rstrip('.')}{hint}"
 
 
 def _line(error: Exception) -> str:

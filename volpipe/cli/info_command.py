@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -12,7 +13,7 @@ import click
 @click.argument("volume", metavar="VOLUME")
 @click.option("--level", type=int, default=None, help="Level of a multiscale; 0 is the finest.")
 @click.option("--time", type=int, default=None, help="Time point, where there are several.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with everything that a product was made with.")
 def command(volume: str, level: int | None, time: int | None, as_json: bool) -> None:
     """Say what VOLUME is: shape, dtype, voxel size, levels, chunks, and for a product how it was made."""
     from volpipe.volume.validate import describe
@@ -21,8 +22,26 @@ def command(volume: str, level: int | None, time: int | None, as_json: bool) -> 
     if as_json:
         click.echo(json.dumps(facts, indent=2, default=str))
         return
-    for name, value in facts.items():
+    made = _made(facts.pop("provenance", {}))
+    for name, value in {**facts, **made}.items():
         click.echo(f"{name:<16} {_text(value)}")
+
+
+def _made(provenance: Mapping[str, Any]) -> dict[str, str]:
+    """Who made a product, with what, of what."""
+    job, source = (_dict(provenance.get(name)) for name in ("job", "input"))
+    weights = str(provenance.get("weights", ""))
+    made = {
+        "made by": provenance.get("software"),
+        "model": job.get("model"),
+        "weights": weights and f"sha256 {weights[:12]}...",
+        "made from": source.get("location"),
+    }
+    return {name: text for name, text in made.items() if text}
+
+
+def _dict(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _text(value: Any) -> str:

@@ -55,9 +55,17 @@ def run_and_tell(job: Job, settings: RunSettings, restart: bool) -> None:
         settings,
         restart=restart,
         on_plan=print_plan,
-        on_start=lambda where: click.echo(f"  {'runs on':<12} {where}"),
+        on_start=print_where,
     )
     click.echo(summary.text())
+
+
+def print_where(where: str) -> None:
+    """Where a run goes, and what was found wrong with it, one a line."""
+    place, *warnings = where.splitlines()
+    click.echo(f"  {'runs on':<12} {place}")
+    for warning in warnings:
+        click.echo(f"  {'warning':<12} {warning}", err=True)
 
 
 def print_plan(plan: Plan) -> None:

@@ -59,7 +59,7 @@ class _StorageCount(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten.convolution.default and out.dtype == torch.float64:
+        if func is torch.ops.aten.convolution.default and _unrolls(args[0], args[1]):
             self.scratch(_columns_bytes(args[0], args[1], out))
         for leaf in tree_iter(out):
             if isinstance(leaf, Tensor):
@@ -67,10 +67,15 @@ class _StorageCount(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
+def _unrolls(x: Tensor, weight: Tensor) -> bool:
+    """True where torch 2.13 has no oneDNN kernel on a CPU: float64, and 3D convolutions of one channel in fp32."""
+    return x.dtype == torch.float64 or (x.dtype == torch.float32 and x.ndim == 5 and weight.shape[1] == 1)
+
+
 def _columns_bytes(x: Tensor, weight: Tensor, out: Tensor) -> int:
-    """What torch's float64 convolution unrolls on a CPU, where oneDNN has none: the windows of one image."""
+    """What such a convolution unrolls: every window of one image."""
     voxels = max(x[0, 0].numel(), out[0, 0].numel())
-    return weight[0].numel() * voxels * 8
+    return weight[0].numel() * voxels * x.element_size()
 
 
 def forward_price(model: Model, shape: Sequence[int], batch: int, precision: Precision) -> ForwardPrice:

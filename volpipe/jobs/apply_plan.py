@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from volpipe.geometry import floor_to
 from volpipe.inference.precision import Precision
 from volpipe.inference.price import ForwardPrice, forward_price
 from volpipe.jobs import memory, plain, tiling
@@ -33,7 +34,7 @@ def plan_of(setup: Setup, budget: Budget) -> Plan:
     price = pricing.price(tile)
     return Plan(
         title=f"apply {setup.job.model} to {setup.job.input}",
-        works=_works(setup, budget, tile),
+        works=_works(setup, budget, tile, price.worker_bytes),
         tasks=lambda: _tasks(setup),
         count=len(setup.grid) + sum(len(level.grid) for level in setup.layout.levels(setup.factors)[1:]),
         price=price,
@@ -106,8 +107,12 @@ def _tile(setup: Setup, budget: Budget, pricing: Pricing) -> Tile:
     fixed = setup.job.tile or (tuple(stored) if stored else None)
     if fixed is not None:
         tiling.check_tile(fixed, setup.footprint)
-    candidates: Iterator[Tile] = iter([fixed]) if fixed else tiling.tile_candidates(setup.grid.shape, setup.footprint)
+    candidates = iter([fixed]) if fixed else _candidates(setup)
     return tiling.largest_that_fits(candidates, pricing.fits, lambda tile: _refusal(setup, budget, pricing, tile))
+
+
+def _candidates(setup: Setup) -> Iterator[Tile]:
+    return tiling.tile_candidates(setup.grid.shape, setup.footprint)
 
 
 def _refusal(setup: Setup, budget: Budget, pricing: Pricing, tile: Tile) -> str:
@@ -117,39 +122,37 @@ def _refusal(setup: Setup, budget: Budget, pricing: Pricing, tile: Tile) -> str:
             f"tile {tile}: needs {plain.gib(device)} of GPU memory, there is {plain.gib(budget.device_bytes or 0)}; "
             "give --precision bf16 or another model"
         )
-    smaller = next((b for b in _smaller_blocks(setup.grid.shape) if _block_fits(setup, pricing, b, tile)), None)
+    smaller = next((block for block in _smaller_blocks(setup.grid.shape) if _block_fits(setup, budget, block)), None)
     would = f"--block {','.join(map(str, smaller))}" if smaller else f"--memory-per-worker {host / 2**30 + 0.05:.1f}GiB"
     return (
-        f"block {setup.grid.shape} with tile {tile}: needs {plain.gib(host)} in a worker with {budget.slots} slots, it has "
-        f"{plain.gib(budget.worker_bytes)}; give {would}"
+        f"block {setup.grid.shape} with tile {tile}: needs {plain.gib(host)} in a worker with {budget.slots} slots, "
+        f"it has {plain.gib(budget.worker_bytes)}; give {would}"
     )
 
 
 def _smaller_blocks(block: Tile) -> Iterator[Tile]:
     while max(block) >= 2 * tiling.CHUNK:
-        block = tuple(max(tiling.CHUNK, b // 2) if b == max(block) else b for b in block)
+        half = max(tiling.CHUNK, floor_to(max(block) // 2, tiling.CHUNK))
+        block = tuple(min(b, half) for b in block)
         yield block
 
 
-def _block_fits(setup: Setup, pricing: Pricing, block: Tile, tile: Tile) -> bool:
-    grown = [b + sum(h) for b, h in zip(block, setup.footprint.halo, strict=True)]
-    memory_of = memory.BlockMemory(
-        window=math.prod(grown) * setup.input_voxel_bytes,
-        product=math.prod(block) * setup.output_voxel_bytes,
-        forward=pricing.forward(pricing.reads(tile).largest_tile).peak_bytes,
-    )
-    budget = pricing.budget
-    return memory.worker_bytes(memory_of, 0, budget.slots, budget.device) <= budget.worker_bytes
+def _block_fits(setup: Setup, budget: Budget, block: Tile) -> bool:
+    """True if the same job with this block would be taken."""
+    job = setup.job.model_copy(update={"block": block})
+    pricing = Pricing(Setup(job), budget)
+    *_, smallest = [job.tile] if job.tile else _candidates(pricing.setup)
+    return pricing.fits(smallest)
 
 
-def _works(setup: Setup, budget: Budget, tile: Tile) -> dict[str, Work]:
+def _works(setup: Setup, budget: Budget, tile: Tile, promised: int) -> dict[str, Work]:
     job = setup.job
     product = Product(absolute(job.output), setup.layout)
     apply = ApplyWork(
         source=setup.source, product=product, mask=setup.mask, model=setup.ref, normalisation=setup.normalisation,
         grid=setup.grid, stitching=setup.mode.NAME, assembly=setup.assembly, encoding=setup.encoding,
         footprint=setup.footprint, tile=tile, batch=job.batch, out_channels=setup.model.out_channels,
-        precision=job.precision, device=budget.device, threads=budget.threads, nan=job.nan,
+        precision=job.precision, device=budget.device, threads=budget.threads, promised_bytes=promised, nan=job.nan,
     )  # fmt: skip
     return {NAME: apply, **pyramid_works(product, setup.factors, setup.method)}
 

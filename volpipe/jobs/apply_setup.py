@@ -16,7 +16,7 @@ from volpipe.jobs.normalise import normalisation_from
 from volpipe.models.model import Model, ModelRef, load_model, resolve_model
 from volpipe.plan import Plan
 from volpipe.stitching import Assembly, Encoding, mode_named
-from volpipe.volume import Layout, Mask, Source, check_apart, levels_of, open_source
+from volpipe.volume import Layout, Mask, Source, check_apart, check_place, levels_of, open_source
 from volpipe.volume.multiscale import default_factors
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class Setup:
         self.mode = mode_named(job.stitching)
         self.assembly = Assembly(job.assembly, job.axis)
         self.source: Source = open_source(job.input, level=job.level, channel=job.channel, time=job.time)
+        check_place(job.output)
         check_apart(job.output, self.source.location)
         self.ref: ModelRef = resolve_model(
             job.model, weights=job.weights, trust_code=job.trust_code, halo=job.halo, period=job.period,
@@ -45,12 +46,19 @@ class Setup:
         self.footprint = self._footprint()
         self.normalisation = normalisation_from(job.normalise, self.model.normalisation, self.source)
         self.encoding = Encoding(job.output_dtype, job.output_range or self.model.output_range)
-        self.mask = None if job.mask is None else Mask(open_source(job.mask), self.source.shape, self.voxel_size_um)
+        self.mask = self._mask()
         self.grid = BlockGrid(self._region(), self._block())
         self.layout = self._layout()
         self.factors = self._factors()
 
     # ------------------------------------------------------------------ checks
+
+    def _mask(self) -> Mask | None:
+        if self.job.mask is None:
+            return None
+        source = open_source(self.job.mask)
+        check_apart(self.job.output, source.location)
+        return Mask(source, self.source.shape, self.voxel_size_um)
 
     def _check_model(self) -> None:
         model, name = self.model, self.job.model

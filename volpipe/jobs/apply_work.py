@@ -6,6 +6,7 @@ source --read(window)--> voxels --stitch(tiles, predictor)--> encoded core --wri
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from volpipe.errors import ReadError
 from volpipe.geometry import BlockGrid, Box, Footprint
+from volpipe.inference import heap
 from volpipe.inference.predictor import device_lease, predictor
 from volpipe.models.model import ModelRef
 from volpipe.models.normalisation import Normalisation
@@ -33,6 +35,7 @@ class ApplyWork:
         footprint: on the three axes of the volume.
         tile: cell of the lattice anchored at the volume's origin.
         threads: that one forward pass may use.
+        promised_bytes: of a worker process.
         nan: what replaces NaN and infinity in the input; None refuses them.
     """
 
@@ -52,29 +55,39 @@ class ApplyWork:
     precision: str
     device: str
     threads: int
+    promised_bytes: int
     nan: float | None
 
     def __call__(self, item: int) -> Receipt:
         """Do one block."""
         core = self.grid[item].core
+        place = core.relative_to(self.grid.region.start)
         if self.mask is not None and not self.mask.any(core):
-            return Receipt(NAME, item, skipped="mask")
+            return Receipt(NAME, item, skipped="mask", box=str(place))
         began = time.perf_counter()
         tiles = mode_named(self.stitching).tiles(core, self.source.shape, self.tile, self.footprint)
         box = window_box(tiles, self.source.shape)
         window = self._finite(self.source.read(box), item, box)
         read = time.perf_counter()
         out = self._empty(core)
-        run = predictor(self.model, self.normalisation, self.device, self.precision, self.threads)
         with device_lease(self.device):
             stitch(
-                window, box, tiles, run,
+                window, box, tiles, self._network(),
                 assembly=self.assembly, encoding=self.encoding, out=out, core=core, batch=self.batch,
             )  # fmt: skip
         computed = time.perf_counter()
-        checksum = self.product.write(core.relative_to(self.grid.region.start), out)
+        checksum = self.product.write(place, out)
         seconds = {"read": read - began, "compute": computed - read, "write": time.perf_counter() - computed}
-        return Receipt(NAME, item, checksum, seconds, window.nbytes, out.nbytes)
+        return Receipt(NAME, item, checksum, seconds, window.nbytes, out.nbytes, box=str(place))
+
+    def _network(self) -> Callable[[NDArray[Any]], NDArray[Any]]:
+        run = predictor(self.model, self.normalisation, self.device, self.precision, self.threads)
+
+        def within_promise(stored: NDArray[Any]) -> NDArray[Any]:
+            heap.give_back_above(int(heap.SHARE * self.promised_bytes))
+            return run(stored)
+
+        return within_promise
 
     def _empty(self, core: Box) -> NDArray[Any]:
         channels = self.encoding.channels(self.out_channels)

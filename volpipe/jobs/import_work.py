@@ -47,7 +47,7 @@ class ImportWork:
         read = time.perf_counter()
         checksum = self.product.write(core, voxels)
         seconds = {"read": read - began, "write": time.perf_counter() - read}
-        return Receipt(NAME, item, checksum, seconds, voxels.nbytes, voxels.nbytes)
+        return Receipt(NAME, item, checksum, seconds, voxels.nbytes, voxels.nbytes, box=str(core))
 
 
 def plan_of(job: ImportJob, budget: Budget) -> Plan:

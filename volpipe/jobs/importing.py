@@ -77,8 +77,9 @@ class ImportJob(BaseModel):
     @cached_property
     def source(self) -> Source:
         """The input, opened and checked."""
-        from volpipe.volume import check_apart, open_source
+        from volpipe.volume import check_apart, check_place, open_source
 
+        check_place(self.output)
         source = open_source(self.input, level=self.level, channel=self.channel, time=self.time)
         check_apart(self.output, source.location)
         if source.dtype.name not in DTYPES:

@@ -28,6 +28,7 @@ from volpipe.jobs import plain
 from volpipe.plan import Budget, Plan, Price, Receipt, Task, Work
 from volpipe.volume.downsample import downsample
 from volpipe.volume.layout import Layout, blocks_touched
+from volpipe.volume.ledger import PYRAMID
 from volpipe.volume.multiscale import Factors, default_factors, parse_factors
 
 if TYPE_CHECKING:
@@ -133,7 +134,8 @@ class PyramidWork:
             "compute": computed - began - read_s,
             "write": time.perf_counter() - computed,
         }
-        return Receipt(level_name(self.level), item, checksum, seconds, read_bytes, out.nbytes)
+        name, place = level_name(self.level), str(core)
+        return Receipt(name, item, checksum, seconds, read_bytes, out.nbytes, level=self.level, box=place)
 
     def _coarser(self, voxels: NDArray[Any]) -> NDArray[Any]:
         return downsample(voxels, self.factors, self.method)
@@ -163,7 +165,7 @@ class PyramidJob(BaseModel):
     @property
     def product(self) -> str:
         """A mark inside level 1: the ledger beside it goes when the level goes."""
-        return f"{self.volume}/{_MARK}"
+        return f"{self.volume}/{PYRAMID}"
 
     def plan(self, budget: Budget) -> Plan:
         """Open the volume, choose the factors, price the levels.
@@ -206,7 +208,7 @@ class PyramidJob(BaseModel):
             product.remove_levels()
         for level, step in enumerate(self._factors, start=1):
             product.add_level(level, step)
-        open_folder(self.volume).put(_MARK, json.dumps(plan.key["settings"]).encode())
+        open_folder(self.volume).put(PYRAMID, json.dumps(plan.key["settings"]).encode())
 
     def finish(self, plan: Plan, value: Any) -> None:
         """List the levels."""
@@ -241,6 +243,3 @@ class PyramidJob(BaseModel):
         made = self._product.attributes.get("provenance")
         settings = {"factors": [list(step) for step in self._factors], "method": self._method}
         return {"volpipe": FORMAT, "input": {"layout": layout, "provenance": made}, "settings": settings}
-
-
-_MARK = "1/pyramid"

@@ -36,8 +36,10 @@ def chunk_of(block: Sequence[int]) -> tuple[int, ...]:
     """Per axis the largest divisor of the block that is at most 64: a shard is whole chunks.
 
     Raises:
-        GeometryError: an axis above 64 has no divisor from 16 to 64, so its chunks would be slivers.
+        GeometryError: an axis is empty, or above 64 without a divisor from 16 to 64: its chunks would be slivers.
     """
+    if min(block) < 1:
+        raise GeometryError(f"block {tuple(block)}: give three whole numbers above 0")
     chunk = tuple(max(d for d in range(1, min(CHUNK, b) + 1) if b % d == 0) for b in block)
     for b, c in zip(block, chunk, strict=True):
         if c < min(b, 16):

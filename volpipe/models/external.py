@@ -50,25 +50,43 @@ def load_external(ref: ModelRef) -> Model:
     """
     loaders = {"exported": _load_exported, "script": _load_script, "factory": _load_factory}
     loaded = loaders[ref.kind](ref)
-    ndim = ref.ndim or loaded.ndim
-    in_channels = ref.in_channels or loaded.in_channels
-    if ndim not in (2, 3) or in_channels is None:
-        raise ModelError(f"model {ref.location}: it does not tell its input; give --ndim 2 or 3 and --in-channels")
-    footprint = footprint_by_hand(ref, ndim)
-    period = (1,) * ndim if footprint is None else footprint.period
-    out_channels = _try_tile(ref.location, loaded.network, in_channels, period)
+    ndim, in_channels, out_channels = _tried(ref, loaded)
     return Model(
         network=loaded.network,
         ndim=ndim,
         in_channels=in_channels,
         out_channels=out_channels,
-        footprint=footprint,
+        footprint=footprint_by_hand(ref, ndim),
         normalisation=Normalisation((ref.input_scale,) * in_channels, (ref.input_offset,) * in_channels),
         voxel_size_um=None,
         output_channels=tuple(f"channel {i}" for i in range(out_channels)),
         output_range=None,
         exactness=loaded.exactness,
     )
+
+
+def _tried(ref: ModelRef, loaded: Loaded) -> tuple[int, int, int]:
+    """Axes and input channels that the network takes, and its output channels.
+
+    What was given goes before what a first weight seems to tell; where the network refuses it, the network is right,
+    and the caller can say what does not fit.
+    """
+    given = ref.ndim or loaded.ndim, ref.in_channels or loaded.in_channels
+    told = loaded.ndim or ref.ndim, loaded.in_channels or ref.in_channels
+    try:
+        return _try_input(ref, loaded.network, *given)
+    except ModelError:
+        if told == given:
+            raise
+        return _try_input(ref, loaded.network, *told)
+
+
+def _try_input(ref: ModelRef, network: nn.Module, ndim: int | None, in_channels: int | None) -> tuple[int, int, int]:
+    if ndim not in (2, 3) or in_channels is None:
+        raise ModelError(f"model {ref.location}: it does not tell its input; give --ndim 2 or 3 and --in-channels")
+    footprint = footprint_by_hand(ref, ndim)
+    period = (1,) * ndim if footprint is None else footprint.period
+    return ndim, in_channels, _try_tile(ref.location, network, in_channels, period)
 
 
 def _load_exported(ref: ModelRef) -> Loaded:
@@ -202,7 +220,7 @@ def _try_tile(location: str, network: nn.Module, in_channels: int, period: tuple
         return int(outputs[0].shape[1])
     raise ModelError(
         f"model {location}: fails on a tile of shape {shape} ({_first_line(failure)}); "
-        "check --ndim, --in-channels and --period"
+        "check its axes, its channels and --period"
     ) from failure
 
 

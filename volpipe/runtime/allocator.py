@@ -1,19 +1,23 @@
-"""Allocator settings of processes that run 3D networks on a CPU: half the CPU time of the default.
+"""Allocator settings of processes that run 3D networks on a CPU: a quarter to a half of the CPU time of the default.
 
 glibc gives each large activation back to the kernel when it is freed and faults it in again, page by page, for the
-next one. These settings keep it (256^3, four 3D convolutions: 13.3 CPU-seconds with the default, 7.6 with them;
-benchmarks/throughput.py). The price is that memory once reached is kept; the memory promise counts on it.
+next one. With these settings it keeps the heap, and torch asks for huge pages (a fault for 2 MiB instead of 4 KiB, and
+sizes that later tensors fit into). `benchmarks/throughput.py` measures both. The price is that memory once reached is
+kept; `inference.heap` gives it back where it would outgrow the promise.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
+from typing import Any
 
 ENVIRONMENT = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": "1099511627776",
     "MALLOC_ARENA_MAX": "1",
+    "THP_MEM_ALLOC_ENABLE": "1",
 }
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # malloc.h of glibc
 
@@ -23,12 +27,26 @@ def thread_environment(threads: int) -> dict[str, str]:
     return dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
 
 
+def missing_settings() -> dict[str, str]:
+    """Those that this process was not started with; none where the C library is not glibc."""
+    if _mallopt() is None:
+        return {}
+    return {name: value for name, value in ENVIRONMENT.items() if os.environ.get(name) != value}
+
+
 def keep_memory_in_this_process() -> bool:
-    """Set the same in a process that runs already; False where the C library is not glibc (nothing is changed)."""
-    if not sys.platform.startswith("linux"):
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    """Set the same in a process that runs already; False where the C library is not glibc (nothing is changed).
+
+    Huge pages are had only if torch has not allocated yet.
+    """
+    mallopt = _mallopt()
     if mallopt is None:
         return False
+    os.environ["THP_MEM_ALLOC_ENABLE"] = ENVIRONMENT["THP_MEM_ALLOC_ENABLE"]
     return all(mallopt(option, value) == 1 for option, value in
                ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_ARENA_MAX, 1)))  # fmt: skip
+
+
+def _mallopt() -> Any:
+    """The function that sets them, or None."""
+    return getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None

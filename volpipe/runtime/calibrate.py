@@ -55,7 +55,8 @@ def _estimate(job: Job, plan: Plan, crew: Crew) -> Estimate:
     # beside the product, so that the same disk is written to
     place = Path(tempfile.mkdtemp(prefix=".volpipe-calibrate-", dir=_existing_parent(Path(job.product))))
     try:
-        trial = cast(Any, job).model_copy(update={"output": str(place / "trial.ome.zarr")})
+        fields = cast(BaseModel, job).model_dump() | {"output": str(place / "trial.ome.zarr")}
+        trial = type(cast(Any, job))(**fields)  # made anew: a copy would keep what was opened for the first output
         trial_plan = trial.plan(crew.budget)
         trial.begin(trial_plan, fresh=True, replace=False)
         seconds = _block_seconds(trial_plan, crew)

@@ -6,114 +6,131 @@
     On a GPU the compute phases of a process take turns (inference.predictor.device_lease).
 
 Dask's own spilling and pausing are off: tasks keep nothing in Dask's memory, and a worker that keeps its heap by
-design (allocator.py) would be paused for ever.
+design (allocator.py) would be paused for ever. Workers that someone else started are asked first (worker_facts.py).
 """
 
 from __future__ import annotations
 
-import pickle
+import asyncio
+import signal
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import dask
-from distributed import Client, LocalCluster, as_completed
-from distributed.scheduler import KilledWorker
+from distributed import Client, LocalCluster, Security, WorkerPlugin, rpc
 
-from volpipe.errors import ConfigError, RunError
-from volpipe.inference.device import free_device_bytes, has_gpu
-from volpipe.plan import Budget, Work
-from volpipe.runtime import allocator
+from volpipe.errors import ConfigError
+from volpipe.inference.device import free_device_bytes
+from volpipe.plan import Budget
+from volpipe.runtime import allocator, worker_facts
+from volpipe.runtime.dask_crew import DaskCrew
 from volpipe.runtime.settings import GPU_SLOTS, RunSettings
-from volpipe.runtime.worker import Failure, Outcome, do_pickled_batch
 
+ANSWER_WITHIN_S = 20
 WAIT_FOR_WORKERS_S = 60
-
-
-class DaskCrew:
-    """Workers behind a Dask client."""
-
-    def __init__(self, client: Client, budget: Budget, workers: int, where: str, on_close: Callable[[], None]) -> None:
-        self._client = client
-        self._done = as_completed()
-        self._batches: dict[str, tuple[str, list[int]]] = {}
-        self._serial = 0
-        self._last: tuple[Work, bytes] | None = None
-        self._on_close = on_close
-        self.budget = budget
-        self.width = workers * budget.slots
-        self.where = where
-
-    def submit(self, work_name: str, work: Work, items: list[int]) -> None:
-        """Send a batch to the scheduler as one task."""
-        self._serial += 1
-        key = f"{work_name}-{items[0]}-{self._serial}"
-        self._batches[key] = (work_name, items)
-        batch = (work_name, self._pickled(work), items)
-        self._done.add(self._client.submit(do_pickled_batch, *batch, key=key, pure=False))
-
-    def next(self) -> list[Outcome]:
-        """Wait for any task; its future is dropped, so the scheduler forgets it."""
-        future = next(self._done)
-        work_name, items = self._batches.pop(future.key)
-        if future.status == "finished":
-            return list(future.result())
-        error = future.exception()
-        return [_failure(work_name, item, error) for item in items]
-
-    def _pickled(self, work: Work) -> bytes:
-        if self._last is None or self._last[0] is not work:
-            self._last = work, pickle.dumps(work)
-        return self._last[1]
-
-    def close(self) -> None:
-        """Cancel what runs and shut down what this crew started."""
-        self._on_close()
-
-
-def _failure(work_name: str, item: int, error: BaseException) -> Failure:
-    if isinstance(error, KilledWorker):
-        text = f"{work_name} {item}: its worker died (killed by the system, out of memory, or a crash in native code)"
-        return Failure((work_name, item), text)
-    return Failure((work_name, item), f"{work_name} {item}: {type(error).__name__}: {error}")
 
 
 def local_crew(settings: RunSettings) -> DaskCrew:
     """Worker processes on this machine."""
     budget, workers = settings.local_budget(), settings.workers or 1
     with ExitStack() as stack:
-        stack.enter_context(dask.config.set(_worker_config(budget.threads)))
-        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="volpipe-"))
+        scratch = stack.enter_context(_prepared(budget.threads))
         cluster = stack.enter_context(
             LocalCluster(
                 n_workers=workers, threads_per_worker=budget.slots, processes=True, memory_limit=budget.worker_bytes,
                 host="127.0.0.1", dashboard_address="127.0.0.1:0", local_directory=scratch, silence_logs=50,
             )
         )  # fmt: skip
-        client = stack.enter_context(Client(cluster))
+        client = _own_client(cluster, stack)
         where = f"{workers} local worker(s) of {budget.slots} slot(s), dashboard {client.dashboard_link}"
-        return DaskCrew(client, budget, workers, where, stack.pop_all().close)
+        return DaskCrew(client, budget, workers * budget.slots, where, stack.pop_all().close)
 
 
 def cuda_crew(settings: RunSettings) -> DaskCrew:
     """One worker process per GPU of this machine, through dask-cuda.
 
     Raises:
-        ConfigError: dask-cuda is not installed, or there is no NVIDIA driver.
+        ConfigError: dask-cuda is not installed, there is no NVIDIA driver, or torch cannot use the GPUs.
     """
     slots = settings.threads or GPU_SLOTS
     with ExitStack() as stack:
-        stack.enter_context(dask.config.set(_worker_config(threads=1)))
-        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="volpipe-"))
+        scratch = stack.enter_context(_prepared(threads=1))
         cluster = stack.enter_context(_cuda_cluster(settings, slots, scratch))
-        client = stack.enter_context(Client(cluster))
-        workers = _wait_for_workers(client, "cuda")
+        client = _own_client(cluster, stack)
+        workers = len(cluster.workers)
+        device_bytes = _free_device_bytes(client, "cuda")
+        budget = Budget(settings.memory_bytes(workers), slots, device="cuda", device_bytes=device_bytes)
+        where = f"{workers} GPU worker(s) of {slots} slot(s), dashboard {client.dashboard_link}"
+        return DaskCrew(client, budget, workers * slots, where, stack.pop_all().close)
+
+
+def remote_crew(settings: RunSettings) -> DaskCrew:
+    """Workers of a scheduler that runs already, at `tcp://ADDRESS`.
+
+    Raises:
+        ConfigError: no scheduler answers there, it has too few workers, or they do not fit (worker_facts.py).
+    """
+    name = settings.cluster
+    with ExitStack() as stack:
+        client = _remote_client(name, stack)
+        _wait_for_workers(client, name, settings.workers or 1)
+        facts = worker_facts.ask(client, name)
+        device = worker_facts.device(facts, name)
         budget = Budget(
-            settings.memory_bytes(len(workers)), slots, device="cuda", device_bytes=_free_device_bytes(client)
+            worker_facts.memory_bytes(facts, settings, name),
+            slots=max(fact.slots for fact in facts),
+            threads=min(fact.threads for fact in facts),
+            device=device,
+            device_bytes=None if device == "cpu" else _free_device_bytes(client, name),
         )
-        where = f"{len(workers)} GPU worker(s) of {slots} slot(s), dashboard {client.dashboard_link}"
-        return DaskCrew(client, budget, len(workers), where, stack.pop_all().close)
+        width = sum(fact.slots for fact in facts)
+        where = f"{len(facts)} worker(s) of {width} slot(s) in all at {name}, dashboard {client.dashboard_link}"
+        where = "\n".join([where, *worker_facts.warnings(facts)])
+        return DaskCrew(client, budget, width, where, stack.pop_all().close)
+
+
+@contextmanager
+def _prepared(threads: int) -> Iterator[str]:
+    """Dask's configuration for workers that we start, and a scratch folder that goes with them."""
+    with (
+        tempfile.TemporaryDirectory(prefix="volpipe-") as scratch,
+        dask.config.set(worker_config(threads) | {"temporary-directory": scratch}),
+    ):
+        yield scratch
+
+
+def worker_config(threads: int) -> dict[str, Any]:
+    """Dask's configuration for scheduler and workers; deploy/dask.yaml says the same for those started by hand."""
+    return {
+        "distributed.nanny.pre-spawn-environ": allocator.ENVIRONMENT | allocator.thread_environment(threads),
+        "distributed.worker.memory.target": False,
+        "distributed.worker.memory.spill": False,
+        "distributed.worker.memory.pause": False,
+        "distributed.worker.memory.terminate": 0.98,  # of the limit: a leak kills its worker, not the machine
+        "distributed.worker.profile.enabled": False,
+        "distributed.scheduler.allowed-failures": 1,
+        "distributed.scheduler.worker-saturation": 1.0,
+    }
+
+
+class _DeafToInterrupts(WorkerPlugin):  # type: ignore[misc]
+    """Ctrl-C in a terminal goes to every process started from it; only the driver may act on it.
+
+    Else workers die with tracebacks and are started anew while the driver closes them (measured: 7 s).
+    """
+
+    def setup(self, worker: Any) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _own_client(cluster: Any, stack: ExitStack) -> Client:
+    """A client of workers that we started."""
+    client = stack.enter_context(Client(cluster))
+    client.register_plugin(_DeafToInterrupts())
+    return client
 
 
 def _cuda_cluster(settings: RunSettings, slots: int, scratch: str) -> Any:
@@ -128,64 +145,55 @@ def _cuda_cluster(settings: RunSettings, slots: int, scratch: str) -> Any:
             n_workers=settings.workers, threads_per_worker=slots, local_directory=scratch, silence_logs=50,
             memory_limit=settings.memory_per_worker or "auto", host="127.0.0.1", dashboard_address="127.0.0.1:0",
         )  # fmt: skip
+    except (ValueError, RuntimeError) as error:  # more workers than GPUs; a worker that cannot use its own
+        raise ConfigError(f"cluster cuda: GPU workers cannot be started: {_line(error)}") from error
     except Exception as error:  # pynvml raises classes of its own, by driver state
         if type(error).__module__.split(".")[0] not in ("pynvml", "dask_cuda", "cuda"):
             raise
-        raise ConfigError(f"cluster cuda: no NVIDIA driver answers ({error}); give --cluster local") from error
+        raise ConfigError(f"cluster cuda: no NVIDIA driver answers ({_line(error)}); give --cluster local") from error
 
 
-def remote_crew(settings: RunSettings) -> DaskCrew:
-    """Workers of a scheduler that runs already, at `tcp://ADDRESS`.
-
-    Raises:
-        ConfigError: no scheduler answers there, or it has no workers.
-    """
-    with ExitStack() as stack:
+def _remote_client(name: str, stack: ExitStack) -> Client:
+    with ThreadPoolExecutor(1) as thread:  # a notebook's own thread has a loop that runs
         try:
-            client = stack.enter_context(Client(settings.cluster, timeout="20s"))
-        except OSError as error:
-            raise ConfigError(f"cluster {settings.cluster}: no scheduler answers; see deploy/README.md") from error
-        workers = _wait_for_workers(client, settings.cluster)
-        slots = max(int(worker["nthreads"]) for worker in workers.values())
-        limits = [int(worker["memory_limit"]) for worker in workers.values() if worker["memory_limit"]]
-        given = settings.memory_bytes(len(workers))
-        on_gpu = all(client.run(has_gpu).values())
-        budget = Budget(
-            min([given, *limits] if settings.memory_per_worker else limits or [given]),
-            slots,
-            device="cuda" if on_gpu else "cpu",
-            device_bytes=_free_device_bytes(client) if on_gpu else None,
-        )
-        where = f"{len(workers)} worker(s) at {settings.cluster}, dashboard {client.dashboard_link}"
-        return DaskCrew(client, budget, len(workers), where, stack.pop_all().close)
+            kind = thread.submit(asyncio.run, _kind_of_server(name)).result()
+        except TimeoutError:
+            raise ConfigError(
+                f"cluster {name}: no scheduler answers within {ANSWER_WITHIN_S} s; start one (deploy/README.md) or "
+                "check the address"
+            ) from None
+        except (OSError, ValueError, TypeError, RuntimeError) as error:  # no such port, no certificate, no tls
+            raise ConfigError(f"cluster {name}: cannot be asked ({_line(error)}); check the address") from error
+    if kind != "Scheduler":
+        raise ConfigError(f"cluster {name}: a Dask {kind} answers there; give the scheduler's address")
+    return stack.enter_context(Client(name, timeout=ANSWER_WITHIN_S))
 
 
-def _wait_for_workers(client: Client, name: str) -> Mapping[str, Any]:
+async def _kind_of_server(name: str) -> str:
+    """What answers; a `Client` waits for ever where something else than Dask does, as on a dashboard's port."""
+    arguments = Security().get_connection_args("client")
+    async with asyncio.timeout(ANSWER_WITHIN_S), rpc(name, connection_args=arguments) as server:
+        return str((await server.identity())["type"])
+
+
+def _wait_for_workers(client: Client, name: str, count: int) -> None:
     try:
-        client.wait_for_workers(1, timeout=WAIT_FOR_WORKERS_S)
+        client.wait_for_workers(count, timeout=WAIT_FOR_WORKERS_S)
     except TimeoutError as error:
+        there = len(client.scheduler_info(n_workers=-1)["workers"])
         raise ConfigError(
-            f"cluster {name}: no worker within {WAIT_FOR_WORKERS_S} s; start some (deploy/README.md)"
+            f"cluster {name}: {there} of {count} worker(s) within {WAIT_FOR_WORKERS_S} s; start them (deploy/README.md)"
         ) from error
-    workers: Mapping[str, Any] = client.scheduler_info(n_workers=-1)["workers"]
-    return workers
 
 
-def _free_device_bytes(client: Client) -> int:
+def _free_device_bytes(client: Client, name: str) -> int:
     try:
         return int(min(client.run(free_device_bytes).values()))
-    except RuntimeError as error:
-        raise RunError(f"the GPU does not answer torch ({error}); check the driver and torch's CUDA build") from error
+    except (RuntimeError, AssertionError) as error:  # torch says with an assertion that it was built without CUDA
+        raise ConfigError(
+            f"cluster {name}: the GPU does not answer torch ({_line(error)}); check the driver and torch's CUDA build"
+        ) from error
 
 
-def _worker_config(threads: int) -> dict[str, Any]:
-    return {
-        "distributed.nanny.pre-spawn-environ": allocator.ENVIRONMENT | allocator.thread_environment(threads),
-        "distributed.worker.memory.target": False,
-        "distributed.worker.memory.spill": False,
-        "distributed.worker.memory.pause": False,
-        "distributed.worker.memory.terminate": 0.98,  # of the limit: a leak kills its worker, not the machine
-        "distributed.worker.profile.enabled": False,
-        "distributed.scheduler.allowed-failures": 1,
-        "distributed.scheduler.worker-saturation": 1.0,
-    }
+def _line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

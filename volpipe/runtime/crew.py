@@ -6,7 +6,6 @@ from collections import deque
 from typing import Protocol
 
 from volpipe.plan import Budget, Work
-from volpipe.runtime.allocator import keep_memory_in_this_process
 from volpipe.runtime.worker import Outcome, do_batch
 
 
@@ -16,7 +15,7 @@ class Crew(Protocol):
     Attributes:
         budget: of each worker.
         width: items that all workers have in hand at once.
-        where: one line for people.
+        where: one line for people; further lines are warnings.
     """
 
     budget: Budget
@@ -40,7 +39,6 @@ class SerialCrew:
     """This process, one item after the other: to debug, and for machines where a cluster is not wanted."""
 
     def __init__(self, budget: Budget) -> None:
-        keep_memory_in_this_process()
         self.budget = budget
         self.width = 1
         self.where = f"this process, {budget.threads} thread(s)"

@@ -16,8 +16,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from volpipe.errors import BlocksFailed, ProductError, RunError
+from volpipe.errors import BlocksFailed, ProductError, RunError, UsageError
 from volpipe.plan import Job, Plan, Receipt, Task
+from volpipe.runtime.allocator import keep_memory_in_this_process
 from volpipe.runtime.crew import Crew, SerialCrew
 from volpipe.runtime.progress import Reporter, reporter
 from volpipe.runtime.schedule import Done, Schedule
@@ -87,7 +88,7 @@ def run(
         settings: where, and with how much; local workers by default.
         restart: throw away what an earlier run made at the same place.
         on_plan: called with the plan before anything is written.
-        on_start: called with one line on where the run goes, when its workers are there.
+        on_start: called with one line on where the run goes when its workers are there; further lines are warnings.
         progress: makes the reporter from (total, done); None reports nothing.
 
     Raises:
@@ -96,6 +97,8 @@ def run(
         RunError: the run was stopped by something that every block would meet.
     """
     settings = settings or RunSettings()
+    if settings.serial:
+        keep_memory_in_this_process()  # before torch allocates
     with ExitStack() as stack:
         plan, crew = plan_and_crew(job, settings, stack)
         if on_plan is not None:
@@ -174,7 +177,11 @@ def _open_ledger(job: Job, plan: Plan, restart: bool) -> _State:
         ledger.clear()  # before the product goes: receipts must never outlive what they stand for
         if not occupied(job.product):
             ledger.begin(plan.key)  # before the product comes: killed in between, the same command begins again
-        job.begin(plan, fresh=True, replace=restart)
+        try:
+            job.begin(plan, fresh=True, replace=restart)
+        except UsageError:
+            ledger.clear()  # refused: nothing was begun
+            raise
         ledger.begin(plan.key)
     return state
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from volpipe.errors import ConfigError
 from volpipe.plan import Budget
@@ -24,7 +24,7 @@ class RunSettings(BaseModel):
         "local", description="local, cuda (all GPUs of this machine) or tcp://ADDRESS of a Dask scheduler."
     )
     serial: bool = Field(False, description="Run in this process, one block after the other, without Dask.")
-    workers: int | None = Field(None, ge=1, description="Worker processes of a local cluster.")
+    workers: int | None = Field(None, ge=1, description="Worker processes to start (local, cuda) or to wait for (tcp).")
     threads: int | None = Field(
         None, ge=1, description="Blocks in hand per worker (with serial: threads of the network)."
     )
@@ -44,6 +44,27 @@ class RunSettings(BaseModel):
         if memory is not None:
             parse_bytes(memory)
         return memory
+
+    @field_validator("serial")
+    @classmethod
+    def _serial_is_here(cls, serial: bool, info: ValidationInfo) -> bool:
+        if serial and info.data.get("cluster", "local") != "local":
+            raise ValueError("serial runs in this process; leave out serial or cluster")
+        return serial
+
+    @field_validator("workers")
+    @classmethod
+    def _workers_are_elsewhere(cls, workers: int | None, info: ValidationInfo) -> int | None:
+        if workers is not None and info.data.get("serial"):
+            raise ValueError("serial runs in this process; leave out serial or workers")
+        return workers
+
+    @field_validator("threads")
+    @classmethod
+    def _threads_are_ours_to_give(cls, threads: int | None, info: ValidationInfo) -> int | None:
+        if threads is not None and info.data.get("cluster", "local") not in ("local", "cuda"):
+            raise ValueError("workers of a scheduler keep the threads that they were started with; leave it out")
+        return threads
 
     def local_budget(self) -> Budget:
         """The budget of a worker on this machine (of this process, if serial)."""

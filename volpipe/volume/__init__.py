@@ -8,14 +8,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from volpipe.volume.apart import check_apart
+    from volpipe.volume.apart import check_apart, check_place
     from volpipe.volume.layout import Layout
     from volpipe.volume.mask import Mask
     from volpipe.volume.product import Product, create_product, open_product, product_exists
     from volpipe.volume.source import LevelInfo, Source, levels_of, open_source
 
 _HOMES = {
-    "volpipe.volume.apart": ("check_apart",),
+    "volpipe.volume.apart": ("check_apart", "check_place"),
     "volpipe.volume.layout": ("Layout",),
     "volpipe.volume.mask": ("Mask",),
     "volpipe.volume.product": ("Product", "create_product", "open_product", "product_exists"),
@@ -29,6 +29,7 @@ __all__ = [
     "Product",
     "Source",
     "check_apart",
+    "check_place",
     "create_product",
     "levels_of",
     "open_product",

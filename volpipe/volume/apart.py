@@ -1,11 +1,27 @@
-"""An output must not touch the input: neither may lie inside the other."""
+"""Where an output may go: into a folder that can be written to, and apart from the input."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from volpipe.errors import ProductError
 from volpipe.volume.folder import absolute, is_remote
+
+
+def check_place(output: str) -> None:
+    """Make sure that an output and its ledger can be made; an object store tells only when it is written to.
+
+    Raises:
+        ProductError: a part of its path is a file, or a folder that one may not write to.
+    """
+    if is_remote(absolute(output)):
+        return
+    folder = next(parent for parent in Path(absolute(output)).parents if parent.exists())
+    if not folder.is_dir():
+        raise ProductError(f"{output}: {folder} is a file; give an output in a folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ProductError(f"{output}: you may not write to {folder}; give an output where you may")
 
 
 def check_apart(output: str, source: str) -> None:

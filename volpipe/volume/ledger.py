@@ -22,6 +22,8 @@ from volpipe.volume.folder import Folder, open_folder
 
 _KEY = "key.json"
 _SEGMENT = "receipts-"
+PYRAMID = "1/pyramid"
+"""The product, within a volume, of the job that adds levels to it: its ledger goes when level 1 goes."""
 
 
 Receipt = Mapping[str, Any]  # JSON: the runtime knows what is in it

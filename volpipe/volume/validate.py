@@ -1,8 +1,9 @@
 """Is a volume what its metadata says? `validate` lists what is wrong, `describe` says what there is.
 
 Checked of OME-Zarr 0.5: version, axes and their units, every level's array, its dimension names and dtype, scales
-above zero, shapes and scales of the levels that fit each other, and the state of a product. With `deep` every shard is
-decoded (index crc32c, zstd checksums).
+above zero, shapes and scales of the levels that fit each other, and the state of a product. With `deep` every voxel is
+read: compared with its receipt where a ledger says what was written (verify.py), else decoded (index crc32c, zstd
+checksums).
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from volpipe.geometry import BlockGrid, Box
 from volpipe.volume.folder import PARTIAL, absolute, is_remote
 from volpipe.volume.groups import open_group, stored_layout
 from volpipe.volume.multiscale import SPATIAL, VERSION, placement
-from volpipe.volume.product import COMPLETE, NAMESPACE, own_attributes
+from volpipe.volume.product import COMPLETE, NAMESPACE, open_product, own_attributes
 from volpipe.volume.source import levels_of, open_source
 from volpipe.volume.units import micrometres_per
+from volpipe.volume.verify import by_level, receipts_of, verify_level
 
 _TOLERANCE = 1e-6  # relative, of scales that went through micrometres
 
@@ -32,8 +34,8 @@ def validate(location: str, *, deep: bool = False, progress: Callable[[int], Non
 
     Args:
         location: of the group.
-        deep: decode every shard too.
-        progress: called with the number of shards of a level just decoded.
+        deep: read every voxel too.
+        progress: called with 1 for every shard or block just read.
 
     Raises:
         ProductError: no zarr 3 group is there.
@@ -49,8 +51,12 @@ def validate(location: str, *, deep: bool = False, progress: Callable[[int], Non
             f"state is {own.get('state')!r}: the run that makes it has not finished; give its command again"
         )
     if deep and not problems:
-        for path in _paths(_multiscale(group)):
-            problems += _shard_problems(group[path], progress)
+        stated = by_level(receipts_of(location))
+        for level, path in enumerate(_paths(_multiscale(group))):
+            if level in stated:
+                problems += verify_level(open_product(location), level, stated[level], progress)
+            else:
+                problems += _shard_problems(group[path], progress)
         problems += _leftovers(location)
     return problems
 

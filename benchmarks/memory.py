@@ -1,0 +1,82 @@
+"""Is the memory promise kept? Each case runs a real job on a local cluster; the peak is what the system counted.
+
+    growth   a cheap network over a volume and over one four times larger, same shards: the peaks must be the same
+    unet     a U-Net of 4 levels, width 16, uint16 in and uint8 out, 2 workers of 2 GiB, a volume of 2 GiB
+
+The peak is VmHWM of each worker process (the kernel's count), the promise is the plan's. `unet` computes for the better
+part of an hour in 3D and some minutes plane by plane: choose with --cases.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from machine import RESULTS, save, table
+from throughput import make_volume
+
+from volpipe import ApplyJob, RunSettings, run
+
+HERE = Path(__file__).parent
+GROWTH = {"model": "preset:unet3d_l3_w2", "block": (128,) * 3, "tile": (64,) * 3, "output_dtype": "uint8"}
+UNET = {"output_dtype": "uint8", "output_range": (-1.0, 1.0), "pyramid": False}
+CASES: dict[str, list[dict[str, Any]]] = {
+    "growth": [
+        {"shape": (256, 256, 512), "dtype": "uint8", "job": GROWTH | {"output_range": (0.0, 1.0)}},
+        {"shape": (512, 512, 512), "dtype": "uint8", "job": GROWTH | {"output_range": (0.0, 1.0)}},
+    ],
+    "unet2d": [
+        {"shape": (1024,) * 3, "dtype": "uint16", "job": UNET | {"model": "preset:unet2d_l4_w16", "assembly": "2d"}},
+    ],
+    "unet3d": [
+        {
+            "shape": (1024,) * 3,
+            "dtype": "uint16",
+            "job": UNET | {"model": "preset:unet3d_l4_w16", "precision": "bf16", "block": (128,) * 3},
+        },
+    ],
+}
+
+
+def main() -> None:
+    """Run the cases and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", default="growth", help=f"comma-separated: {', '.join(CASES)}")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--memory-per-worker", default="2GiB")
+    parser.add_argument("--name", default="cpu", help=f"of the results in {RESULTS.name}/")
+    options = parser.parse_args()
+    for name in options.cases.split(","):
+        rows = [_row(name, case, options) for case in CASES[name]]
+        print(table(rows))
+        print(save(f"memory-{name}-{options.name}", {"settings": vars(options), "rows": rows}))
+
+
+def _row(name: str, case: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    folder = Path(tempfile.mkdtemp(prefix="volpipe-memory-"))
+    try:
+        raw = folder / "raw.ome.zarr"
+        make_volume(raw, case["shape"], 256, case["dtype"])
+        job = ApplyJob(input=str(raw), output=str(folder / "out.ome.zarr"), **case["job"])
+        settings = RunSettings(workers=options.workers, threads=1, memory_per_worker=options.memory_per_worker)
+        summary = run(job, settings)
+    finally:
+        shutil.rmtree(folder)
+    promised = summary.plan.price.worker_bytes
+    peaks = sorted(summary.peak_bytes.values())
+    return {
+        "case": name,
+        "volume": " x ".join(map(str, case["shape"])) + f" {case['dtype']}",
+        "blocks": summary.done,
+        "promised MiB": promised >> 20,
+        "peak of each worker MiB": " ".join(str(peak >> 20) for peak in peaks),
+        "peak / promise": round(max(peaks) / promised, 3),
+        "wall s": round(summary.wall_s, 1),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,310 @@
+"""What cannot be run is refused in one line, before anything is written; what fails later is never taken for done."""
+
+import os
+import re
+import subprocess
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+import zarr
+import zarr.storage._local
+
+MODEL = "preset:unet3d_l3_w2"
+
+
+@pytest.fixture
+def refused(apply, tree):
+    """`refused(*words, **places) -> its line`: exit status 2, and no file came, went or changed."""
+
+    def go(*words, **places):
+        before = tree()
+        answer = apply(*words, **places)
+        assert answer.code == 2
+        assert tree() == before
+        return answer.refusal
+
+    return go
+
+
+# ---------------------------------------------------------------------- the input
+
+
+def test_a_missing_file(refused, tmp_path):
+    assert re.search("VolumeError: .*nothing.zarr: no such file or folder", refused(input=tmp_path / "nothing.zarr"))
+
+
+def test_a_file_that_is_no_volume(refused, tmp_path):
+    (tmp_path / "notes.txt").write_text("hello")
+    assert "not a format that is read; give OME-Zarr" in refused(input=tmp_path / "notes.txt")
+
+
+def test_a_plane_without_z(refused, tmp_path):
+    zarr.create_array(tmp_path / "plane.zarr", shape=(8, 8), dtype="uint8", chunks=(8, 8))
+    tifffile.imwrite(tmp_path / "plane.tif", np.zeros((8, 8), "uint8"))
+    assert "z" in refused(input=tmp_path / "plane.zarr")
+    assert "plane" in refused(input=tmp_path / "plane.tif")
+
+
+def test_a_dtype_that_no_network_takes(refused, tmp_path):
+    zarr.create_array(tmp_path / "complex.zarr", data=np.zeros((8, 8, 8), "complex64"), chunks=(8, 8, 8))
+    assert "complex64" in refused(input=tmp_path / "complex.zarr")
+
+
+def test_a_level_channel_or_time_that_is_not_there(refused):
+    assert "--level 3 is not there; give 0 to 0" in refused("--level", 3)
+    assert "--channel 2" in refused("--channel", 2)
+    assert "--time 5" in refused("--time", 5)
+
+
+def edit_ome(location, change):
+    group = zarr.open_group(location)
+    ome = group.attrs["ome"]
+    change(ome["multiscales"][0])
+    group.attrs["ome"] = ome
+
+
+def test_a_voxel_size_of_zero(refused, source):
+    assert "0.0, 4.0, 4.0" in refused("--voxel-size-um", "0,4,4")
+    edit_ome(source, lambda m: m["datasets"][0]["coordinateTransformations"][0].update(scale=[1, 1, 0, 4, 4]))
+    assert "voxel size" in refused()
+
+
+def test_the_unit_nm(refused, source):
+    edit_ome(source, lambda m: m["axes"][2].update(unit="nm"))
+    assert re.search('unit "nm" .*write "nanometer"', refused())
+
+
+# ---------------------------------------------------------------------- the output
+
+
+def test_an_output_that_exists(refused, output):
+    output.mkdir(parents=True)
+    (output / "precious").write_text("data")
+    assert re.search("ProductError: .* exists already; give another place, or --restart", refused())
+
+
+def test_restart_never_removes_what_volpipe_did_not_make(refused, output):
+    output.mkdir(parents=True)
+    (output / "precious").write_text("data")
+    assert "volpipe did not make" in refused("--restart")
+
+
+def test_an_output_inside_the_input(refused, source):
+    assert "lies inside the input" in refused(output=f"{source}/out.zarr")
+    assert "lies inside the input" in refused(output=source)
+
+
+def test_an_input_inside_the_output(refused, tmp_path):
+    assert re.search("the input .* lies inside it", refused(output=tmp_path / "data"))
+
+
+def test_an_output_below_a_file(refused, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "file" in refused(output=tmp_path / "file" / "out.zarr")
+
+
+# ---------------------------------------------------------------------- the model
+
+
+def test_wrong_channels(refused, write_as, voxels, tmp_path):
+    path = tmp_path / "two.zarr"
+    zarr.create_array(path, data=np.stack([voxels, voxels]), chunks=(2, 8, 8, 8), dimension_names=("c", "z", "y", "x"))
+    assert re.search(r"takes 1 channels, .* has 2; pick one with --channel", refused(input=path))
+
+
+def test_a_model_of_the_wrong_dimension(refused):
+    assert "a 2D network under --assembly 3d; give --assembly 2d" in refused(model="preset:unet2d_l4_w2")
+
+
+def test_a_model_that_is_not_there(refused):
+    assert "there is no such file" in refused(model="nothing.safetensors")
+    assert "unet3d_l4" in refused(model="preset:unet9d")
+    assert "give a .safetensors checkpoint" in refused(model="net.onnx")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt2", ".pt"])
+def test_a_model_that_cannot_be_read(refused, tmp_path, suffix):
+    (tmp_path / f"net{suffix}").write_bytes(b"\x08\x00not a model")
+    assert "ModelError" in refused("--halo", 8, "--period", 4, model=tmp_path / f"net{suffix}")
+
+
+def test_a_python_pickle(refused, tmp_path):
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "net.pt")
+    assert re.search("a Python pickle .* never loaded", refused(model=tmp_path / "net.pt"))
+
+
+def test_a_halo_without_a_period(refused):
+    assert "give --halo and --period together" in refused("--halo", "8,8,8")
+
+
+def test_code_that_is_not_trusted(refused):
+    assert "--trust-code" in refused(model="os:getcwd")
+
+
+# ---------------------------------------------------------------------- the options
+
+
+def test_a_mask_of_another_extent(refused, write_as, tmp_path):
+    mask = write_as("ome-zarr-0.4", np.ones((4, 6, 11), "uint8"), tmp_path / "mask", (32.0, 16.0, 16.0))
+    assert re.search(r"covers \(4, 6, 11\) voxels .* the volume \(16, 24, 40\)", refused("--mask", mask))
+
+
+BOXES = {
+    "0:8,8:8,0:8": "start below its stop",
+    "0:8,0:8": "three ranges",
+    "a:b": "give z0:z1",
+    "0:99,0:8,0:8": "outside",
+}
+
+
+@pytest.mark.parametrize("box", BOXES)
+def test_a_box_that_is_empty_or_outside(refused, box):
+    assert BOXES[box] in refused("--bbox", box)
+
+
+@pytest.mark.parametrize(
+    ("words", "say"),
+    [
+        (("--stitching", "blend"), "'overlap', 'tile'"),
+        (("--precision", "fp8"), "'fp32'"),
+        (("--block", "a,b"), "give Z,Y,X"),
+        (("--block", "67,64,64"), "no divisor"),
+        (("--block", "0,0,0"), "block"),
+        (("--tile", "5,5,5"), "multiple of the period"),
+        (("--batch", "0"), "batch"),
+        (("--normalise", "range:9"), "range:LOW,HIGH"),
+        (("--normalise", "standard"), "run volpipe statistics first"),
+        (("--output-dtype", "uint8"), "--output-range LOW,HIGH"),
+        (("--memory-per-worker", "much"), "4GiB"),
+        (("--workers", "0"), "workers"),
+        (("--cluster", "cloud"), "tcp://ADDRESS"),
+        (("--calibrate",), "--dry-run"),
+        (("--no-such-option",), "--no-such-option"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_an_option_that_cannot_be(refused, words, say):
+    assert say in refused(*words, serial=())
+
+
+def test_memory_that_is_too_small_names_a_block_that_fits(refused, apply, tmp_path):
+    path = tmp_path / "large.zarr"
+    zarr.create_array(path, shape=(512, 512, 512), dtype="uint8", chunks=(64, 64, 64))
+    large = {"input": path, "model": "preset:unet3d_l3_w2"}
+    line = refused("--memory-per-worker", "1GiB", "--block", "512,512,512", **large)
+    block = re.search(r"BudgetError: .* give --block (\d+,\d+,\d+)$", line)[1]
+    assert apply("--memory-per-worker", "1GiB", "--block", block, "--dry-run", **large).code == 0
+    assert re.search(r"give --memory-per-worker \d+\.\dGiB", refused("--memory-per-worker", "300MiB", **large))
+
+
+def test_a_pipeline_lists_every_error_with_its_path(volpipe, tmp_path, tree):
+    path = tmp_path / "pipeline.yaml"
+    path.write_text(
+        "run: {workers: none}\njobs:\n  - apply: {input: a.zarr, output: b.zarr, model: m.pt2, stitching: blend}\n"
+        "  - apply: {input: a.zarr, model: m.pt2, colour: red}\n"
+    )
+    before = tree()
+    answer = volpipe("submit", path)
+    assert answer.code == 2
+    assert tree() == before
+    assert "Traceback" not in answer.err
+    for place in ("run.workers", "jobs.0.apply.stitching", "jobs.1.apply.output", "jobs.1.apply.colour"):
+        assert f"{path}: {place}: " in answer.err
+
+
+def test_a_pipeline_that_is_missing_or_no_yaml(volpipe, tmp_path):
+    assert "cannot be read" in volpipe("submit", tmp_path / "none.yaml").refusal
+    (tmp_path / "bad.yaml").write_text("jobs: [")
+    assert "is not YAML" in volpipe("submit", tmp_path / "bad.yaml").refusal
+
+
+def test_the_traceback_is_shown_with_debug_only(apply, tmp_path):
+    missing = {"input": tmp_path / "nothing.zarr"}
+    assert "Traceback" not in apply(**missing).err
+    answer = apply("--debug", **missing)
+    assert answer.code == 2
+    assert "Traceback" in answer.err
+    assert "VolumeError" in answer.err.splitlines()[-1]
+
+
+# ---------------------------------------------------------------------- after writing has begun
+
+
+@pytest.fixture
+def stopped(apply, volpipe, output):
+    """`stopped(*words, code) -> its line`: the product stays unfinished, and nobody takes it for done."""
+
+    def go(*words, code, **places):
+        product = places.get("output", output)
+        answer = apply("--block", "8,8,8", *words, **places)
+        assert answer.code == code
+        assert "Traceback" not in answer.err
+        assert "state            running" in volpipe("info", product).out
+        assert "has not finished" in volpipe("validate", product).out
+        assert "not finished" in apply(input=product, output=f"{product}.next").refusal
+        return answer.err.splitlines()[-1]
+
+    return go
+
+
+def test_nan_in_one_place_costs_the_blocks_that_see_it(stopped, write_as, voxels, tmp_path, apply):
+    holed = voxels.astype("float32")
+    holed[-1, -1, -1] = np.nan
+    path = tmp_path / "holed.zarr"
+    zarr.create_array(path, data=holed, chunks=(8, 8, 8))
+    line = stopped(code=3, input=path)
+    assert re.search(r"BlocksFailed: \d+ of \d+ tasks are not done.* 1 voxels that are NaN.*--nan VALUE", line)
+    changed = apply("--block", "8,8,8", "--nan", 0, input=path).refusal
+    assert "was begun with something else (settings.nan: None -> 0.0)" in changed
+
+
+def test_nan_everywhere_stops_the_run(stopped, tmp_path):
+    path = tmp_path / "nan.zarr"
+    zarr.create_array(path, data=np.full((16, 24, 40), np.nan, "float32"), chunks=(8, 8, 8))
+    assert "RunError: the first 8 blocks all failed" in stopped(code=1, input=path)
+
+
+def test_a_chunk_that_cannot_be_decoded(stopped, apply, volpipe, source, output):
+    chunk = next(path for path in sorted((output.parents[1] / "data").rglob("c/0/0/0/0/1")))
+    whole = chunk.read_bytes()
+    chunk.write_bytes(whole[: len(whole) // 2])
+    tiles = ("--stitching", "tile", "--tile", "8,8,8")  # so that some blocks do not see it
+    assert re.search(r"BlocksFailed: .*volume0.5.ome.zarr.* the chunk at .* cannot be read", stopped(*tiles, code=3))
+    chunk.write_bytes(whole)
+    assert apply("--block", "8,8,8", *tiles).code == 0
+    assert volpipe("validate", "--deep", output).code == 0
+
+
+def test_a_full_disk(stopped, apply, volpipe, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a small file system cannot be mounted here")
+    try:
+        product = disk / "out.ome.zarr"
+        line = stopped(code=1, output=product)
+        assert re.search("the disk is full; make room and give the same command again", line)
+        subprocess.run(["mount", "-o", "remount,size=4m", disk], check=True)
+        assert apply("--block", "8,8,8", output=product).code == 0
+        assert volpipe("validate", "--deep", product).code == 0
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_disk_that_fills_up_during_the_run(stopped, apply, volpipe, output, monkeypatch):
+    """The same without a disk of its own: every shard after the fifth finds no space."""
+    write, count = zarr.storage._local._put, iter(range(10**6))
+
+    def put(path, *arguments, **options):
+        if "/c/" in str(path) and next(count) >= 5:
+            raise OSError(28, os.strerror(28))
+        return write(path, *arguments, **options)
+
+    with monkeypatch.context() as full:
+        full.setattr(zarr.storage._local, "_put", put)
+        assert "the disk is full" in stopped(code=1)
+    assert apply("--block", "8,8,8").code == 0
+    assert volpipe("validate", "--deep", output).code == 0

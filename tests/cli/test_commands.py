@@ -1,0 +1,240 @@
+"""Every command once, as a user gives it: what it prints, what it makes, and what it leaves alone."""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+import zarr
+
+from volpipe.cli import COMMANDS
+
+ROOT = Path(__file__).parents[2]
+MODEL = "preset:unet3d_l3_w2"
+
+
+def test_apply_prints_its_plan_and_what_it_did(apply, output):
+    answer = apply("--block", "8,16,16")
+    assert answer.code == 0
+    assert answer.out.startswith(f"apply {MODEL} to ")
+    assert "blocks       12 of 8 x 16 x 16" in answer.out
+    assert "overlap, 3d: equals whole-volume inference" in answer.out
+    assert "this process, 1 thread" in answer.out
+    assert re.search(
+        r"done: \d+ tasks in .* s \(read .* compute .* write .*\); largest worker \d\.\d\d GiB", answer.out
+    )
+    assert "blocks" in answer.err  # a plain line of progress, since this is no terminal
+    assert zarr.open(output)["0"].shape == (16, 24, 40)
+
+
+def test_the_same_command_again_does_nothing(apply, tree):
+    apply()
+    before = tree()
+    answer = apply()
+    assert (answer.code, answer.err) == (0, "")
+    assert "nothing to do: all" in answer.out
+    assert tree().keys() == before.keys()
+
+
+def test_another_setting_is_refused_and_restart_takes_it(apply, output):
+    apply("--output-dtype", "float16")
+    assert "settings.output_dtype: float16 -> float32" in apply().refusal
+    assert apply("--restart").code == 0
+    assert zarr.open(output)["0"].dtype == "float32"
+
+
+def test_a_local_cluster_is_the_default(apply, output):
+    answer = apply("--workers", 1, "--threads", 1, "--memory-per-worker", "1GiB", serial=())
+    assert answer.code == 0
+    assert re.search(r"1 local worker\(s\) of 1 slot\(s\), dashboard http://127.0.0.1:\d+", answer.out)
+    assert zarr.open(output)["0"].shape == (16, 24, 40)
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(apply, tree):
+    before = tree()
+    answer = apply("--dry-run")
+    assert (answer.code, answer.err) == (0, "")
+    assert "promised per worker" in answer.out
+    assert "runs on" not in answer.out
+    assert tree() == before
+
+
+def test_calibrating_prints_a_range_and_leaves_nothing(apply, tree, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before, folders = tree(), sorted(tmp_path.rglob("*"))
+    answer = apply("--dry-run", "--calibrate", "--block", "8,16,16")
+    assert answer.code == 0
+    assert re.search(r"time +\d+ s \(\d+ s to \d+ s\), from 3 blocks", answer.out)
+    assert tree() == before
+    assert sorted(tmp_path.rglob("*")) == folders
+
+
+def test_calibrating_leaves_nothing_when_it_fails(apply, tmp_path, voxels):
+    path = tmp_path / "nan.zarr"
+    zarr.create_array(path, data=np.full(voxels.shape, np.nan, "float32"), chunks=(8, 8, 8))
+    folders = sorted(tmp_path.rglob("*"))
+    answer = apply("--dry-run", "--calibrate", input=path)
+    assert (answer.code, "NaN" in answer.refusal) == (1, True)
+    assert sorted(tmp_path.rglob("*")) == folders
+
+
+def test_import_copies_a_volume(volpipe, write_as, voxels, tmp_path):
+    tiff, place = write_as("tiff-folder", voxels, tmp_path / "data"), tmp_path / "raw.ome.zarr"
+    words = ("--voxel-size", "8,4,4", "--unit", "nanometer", "--chunk", "8", "--shard", "16", "--serial")
+    assert "give its --unit too" in volpipe("import", tiff, place, *words[:2]).refusal
+    assert 'write "nanometer"' in volpipe("import", tiff, place, "--voxel-size", "8,4,4", "--unit", "nm").refusal
+    assert not place.exists()
+    answer = volpipe("import", tiff, place, *words)
+    assert answer.code == 0
+    assert "done: " in answer.out
+    group = zarr.open(place)
+    np.testing.assert_array_equal(group["0"][:], voxels)
+    assert (group["0"].chunks, group["0"].shards) == ((8, 8, 8), (16, 16, 16))
+    multiscale = group.attrs["ome"]["multiscales"][0]
+    assert {axis["unit"] for axis in multiscale["axes"]} == {"nanometer"}
+    assert multiscale["datasets"][0]["coordinateTransformations"][0]["scale"] == [8, 4, 4]
+    assert volpipe("validate", "--deep", place).code == 0
+
+
+def test_statistics_are_printed_and_stored(volpipe, source, voxels):
+    answer = volpipe("statistics", source, "--serial")
+    assert answer.code == 0
+    mean = float(re.search(r"channel 0: mean ([\d.]+), std", answer.out)[1])
+    assert mean == pytest.approx(voxels.mean())
+    place = Path(answer.out.splitlines()[-1])
+    assert place == Path(f"{source}.statistics.json")
+    assert json.loads(place.read_text())["channels"][0]["count"] == voxels.size
+
+
+def test_a_pyramid_is_added(volpipe, apply, output):
+    apply("--no-pyramid")
+    answer = volpipe("pyramid", output, "--factors", "1,2,2;2,2,2", "--serial")
+    assert answer.code == 0
+    assert [zarr.open(output)[level].shape for level in "012"] == [(16, 24, 40), (16, 12, 20), (8, 6, 10)]
+    assert volpipe("validate", "--deep", output).code == 0
+    assert "settings.factors: " in volpipe("pyramid", output, "--factors", "2,2,2", "--serial").refusal
+
+
+def test_levels_that_are_there_are_replaced_only_when_asked(volpipe, apply, output, tree):
+    apply("--block", "8,8,8")
+    before = tree()
+    words = ("pyramid", output, "--factors", "2,2,2", "--serial")
+    answer = volpipe(*words)
+    assert (answer.code, "has levels already; give --restart" in answer.refusal) == (2, True)
+    assert tree() == before
+    assert volpipe(*words, "--restart").code == 0
+    assert sorted(zarr.open(output).array_keys()) == ["0", "1"]  # there were three
+    assert volpipe("validate", "--deep", output).code == 0
+
+
+def test_info_of_a_product_is_short_and_of_json_complete(volpipe, apply, output, source):
+    apply()
+    text = volpipe("info", output).out
+    assert max(map(len, text.splitlines())) < 160
+    for line in ("shape            16 x 24 x 40", "state            complete", f"model            {MODEL}"):
+        assert line in text
+    assert re.search(r"made by +volpipe \d", text)
+    assert re.search(f"made from +{source}", text)
+    everything = json.loads(volpipe("info", output, "--json").out)
+    assert everything["provenance"]["settings"]["precision"] == "fp32"
+    assert everything["shape"] == [16, 24, 40]
+
+
+def test_info_of_any_volume(volpipe, source, write_as, voxels, tmp_path):
+    text = volpipe("info", source).out
+    assert "voxel_size_um    0.008 x 0.004 x 0.004" in text
+    assert "made by" not in text
+    assert "shape            16 x 24 x 40" in volpipe("info", write_as("hdf5", voxels, tmp_path / "h5")).out
+    assert "no such file" in volpipe("info", tmp_path / "nothing").refusal
+
+
+def test_validate_names_what_is_wrong(volpipe, apply, output):
+    apply()
+    assert volpipe("validate", output).out.strip() == f"{output}: valid"
+    group = zarr.open_group(output)
+    group.attrs["ome"] = {**group.attrs["ome"], "version": "0.9"}
+    answer = volpipe("validate", output)
+    assert answer.code == 1
+    assert "ome.version is '0.9'" in answer.out
+    assert answer.refusal == f"RunError: {output}: 1 problem(s)"
+
+
+def test_a_pipeline_runs_its_jobs_in_order(volpipe, source, output, tmp_path):
+    path = tmp_path / "pipeline.yaml"
+    apply = {"input": source, "output": str(output), "model": MODEL, "normalise": "percentiles:1,99", "pyramid": False}
+    pyramid = {"volume": str(output), "factors": "2,2,2"}
+    jobs = [{"statistics": {"volume": source}}, {"apply": apply}, {"pyramid": pyramid}]
+    path.write_text(yaml.safe_dump({"run": {"serial": True, "threads": 1}, "jobs": jobs}))
+    before = sorted(tmp_path.rglob("*"))
+    assert volpipe("submit", path, "--dry-run").code == 0
+    assert sorted(tmp_path.rglob("*")) == before
+    answer = volpipe("submit", path)
+    assert answer.code == 0
+    assert [line.split()[0] for line in answer.out.splitlines() if line.startswith(("stat", "apply", "pyr"))] == [
+        "statistics", "apply", "pyramid",
+    ]  # fmt: skip
+    assert zarr.open(output)["1"].shape == (8, 12, 20)
+
+
+def test_the_schema_knows_what_the_demo_uses(volpipe):
+    schema = json.loads(volpipe("config", "schema").out)
+    assert schema["properties"].keys() == {"run", "jobs"}
+    steps = schema["$defs"]["Step"]["properties"]
+    assert steps.keys() == {"apply", "import", "statistics", "pyramid"}
+    apply = schema["$defs"]["ApplyJob"]
+    for job in yaml.safe_load((ROOT / "pipelines" / "demo.yaml").read_text())["jobs"]:
+        ((name, fields),) = job.items()
+        assert name in steps
+        assert fields.keys() <= apply["properties"].keys()
+        assert set(apply["required"]) <= fields.keys()
+        assert fields["stitching"] in apply["properties"]["stitching"]["enum"]
+    assert apply["additionalProperties"] is False
+    assert all("description" in field for field in apply["properties"].values())
+
+
+HELP_AND_MODULES = """
+import sys
+from volpipe.cli import main
+try:
+    main(["--help"])
+except SystemExit:
+    print({"torch", "dask", "distributed", "zarr", "numpy"} & set(sys.modules), file=sys.stderr)
+"""
+
+
+def test_help_names_every_command_and_is_quick(volpipe):
+    answer = volpipe("--help")
+    assert answer.code == 0
+    assert all(command in answer.out for command in COMMANDS)
+    loaded = subprocess.run([sys.executable, "-c", HELP_AND_MODULES], capture_output=True, text=True, check=True)
+    assert loaded.stderr.strip() == "set()"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(volpipe, command):
+    answer = volpipe(command, "--help")
+    assert answer.code == 0
+    assert "Usage: volpipe " + command in answer.out
+
+
+def test_no_command_prints_the_help(volpipe):
+    answer = volpipe()
+    assert answer.code == 2
+    assert "Usage: volpipe" in answer.err
+
+
+def test_an_interrupted_run_says_how_to_go_on(apply, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("volpipe.jobs.apply_work.ApplyWork.__call__", interrupted)
+        answer = apply()
+    assert answer.code == 130
+    assert "interrupted; the same command goes on" in answer.err
+    assert apply().code == 0

@@ -1,0 +1,98 @@
+"""What a forward pass costs, against numbers counted by hand."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from volpipe.inference.precision import Precision
+from volpipe.inference.price import forward_price
+from volpipe.models import load_model, resolve_model
+
+FP32, FP64, BF16 = (Precision(name) for name in ("fp32", "fp64", "bf16"))
+VOXELS = 10 * 12
+
+
+def test_floating_point_operations_of_convolutions(model, two_layers):
+    price = forward_price(model(two_layers()), (10, 12), 5, FP32)
+    assert price.flops == 2 * 5 * VOXELS * (4 * 2 * 3 * 3 + 3 * 4)
+
+
+def test_the_peak_is_what_is_alive_at_once(model, two_layers):
+    image, hidden, out = (5 * VOXELS * channels * 4 for channels in (2, 4, 3))
+    price = forward_price(model(two_layers()), (10, 12), 5, FP32)
+    assert price.peak_bytes == image + max(hidden + hidden, hidden + out)  # ReLU makes a second hidden tensor
+
+
+def test_what_is_needed_later_stays_alive(model):
+    class Skip(nn.Module):
+        def forward(self, image):
+            doubled = image * 2
+            return torch.cat([(doubled + 1) * 3, doubled, image], dim=1)
+
+    image = VOXELS * 2 * 4
+    assert forward_price(model(Skip(), 2, 2, 6), (10, 12), 1, FP32).peak_bytes == image * (1 + 1 + 1 + 3)
+
+
+def test_work_in_place_costs_nothing(model, two_layers):
+    network = two_layers()
+    network[1] = nn.ReLU(inplace=True)
+    image, hidden, out = (VOXELS * channels * 4 for channels in (2, 4, 3))
+    assert forward_price(model(network), (10, 12), 1, FP32).peak_bytes == image + hidden + out
+
+
+def test_weights_are_counted_once(model, two_layers):
+    assert forward_price(model(two_layers()), (10, 12), 7, FP32).weight_bytes == 4 * (4 * 2 * 9 + 4 + 3 * 4 + 3)
+
+
+def test_half_precision_halves_the_activations(model, two_layers):
+    full, half = (forward_price(model(two_layers()), (10, 12), 2, precision) for precision in (FP32, BF16))
+    in_and_out = 4 * 2 * VOXELS * (2 + 3)  # in fp32 beside them
+    assert half.peak_bytes == full.peak_bytes / 2 + in_and_out
+    assert half.flops == full.flops
+
+
+def test_float64_counts_what_torch_unrolls(model, two_layers):
+    image, hidden = (VOXELS * channels * 8 for channels in (2, 4))
+    windows = 2 * 3 * 3 * VOXELS * 8  # of the first convolution, while it makes its output
+    price = forward_price(model(two_layers()), (10, 12), 1, FP64)
+    assert price.peak_bytes == pytest.approx(image + windows + hidden, abs=hidden)
+    assert price.peak_bytes >= image + windows
+
+
+def test_a_batch_costs_so_many_tiles(model, two_layers):
+    one, four = (forward_price(model(two_layers()), (10, 12), batch, FP32) for batch in (1, 4))
+    assert (four.flops, four.peak_bytes) == (4 * one.flops, 4 * one.peak_bytes)
+
+
+@pytest.mark.parametrize(
+    "make", [torch.jit.trace, lambda network, _: torch.jit.script(network)], ids=["trace", "script"]
+)
+def test_torchscript_costs_the_same(model, two_layers, make):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        scripted = make(two_layers().eval(), torch.rand(1, 2, 8, 8))
+    known, found = (forward_price(model(network), (10, 12), 3, FP32) for network in (two_layers(), scripted))
+    assert (found.flops, found.weight_bytes) == (known.flops, known.weight_bytes)
+    assert found.peak_bytes == known.peak_bytes
+
+
+def test_a_network_that_makes_tensors_of_its_own_is_priced(model):
+    class Positions(nn.Module):
+        def forward(self, image):
+            return image + torch.linspace(0, 1, image.shape[-1])  # without device=: fails on meta tensors
+
+    price = forward_price(model(Positions(), 2, 2, 2), (10, 12), 1, FP32)
+    assert price.peak_bytes >= 2 * 2 * VOXELS * 4
+
+
+def test_nothing_is_allocated_for_a_tile_that_could_never_be(model, two_layers):
+    price = forward_price(model(two_layers(3), 3), (4096, 4096, 4096), 1, FP32)
+    assert price.peak_bytes > 2**40
+
+
+def test_the_model_is_left_as_it_was():
+    given = load_model(resolve_model("preset:unet2d_l4_w2"))
+    forward_price(given, (64, 64), 1, FP64)
+    assert {(p.device.type, p.dtype) for p in given.network.parameters()} == {("cpu", torch.float32)}

@@ -1,0 +1,155 @@
+"""Users' networks under `apply`: one product from every kind of file; what cannot be tiled is refused or declared."""
+
+import importlib
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from safetensors.torch import save_file
+
+from volpipe.errors import ModelError
+from volpipe.models.checkpoint import load_checkpoint
+from volpipe.models.unet import UNetArchitecture
+from volpipe.runtime.settings import RunSettings
+
+SHAPE = (14, 22, 42)
+OURS = UNetArchitecture(3, levels=2, width=2, norm="none")
+BY_HAND = {"halo": (8, 8, 8), "period": (2, 2, 2)}
+BLOCK = {"block": (16, 16, 16)}
+THEIRS = """
+import torch
+from torch import nn
+
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv3d(1, 2, 3, padding=1), nn.Conv3d(2, 2, 3, padding=1)
+        self.c, self.d = nn.Conv3d(2, 4, 3, padding=1), nn.Conv3d(4, 4, 3, padding=1)
+        self.up = nn.ConvTranspose3d(4, 2, 2, stride=2)
+        self.e, self.f = nn.Conv3d(4, 2, 3, padding=1), nn.Conv3d(2, 2, 3, padding=1)
+        self.g, self.pool = nn.Conv3d(2, 1, 1), nn.MaxPool3d(2)
+
+    def forward(self, image):
+        skip = self.b(self.a(image).relu()).relu()
+        deep = self.d(self.c(self.pool(skip)).relu()).relu()
+        joined = torch.cat([skip, self.up(deep)], dim=1)
+        return self.g(self.f(self.e(joined).relu()).relu())
+"""  # the same function as OURS, as a user might have written it
+
+
+@pytest.fixture
+def ours(network):
+    """Path of a checkpoint of ours."""
+    return network(OURS)
+
+
+@pytest.fixture
+def theirs(tmp_path, monkeypatch, ours):
+    """A user's network with the same weights, in a module that only `python` in its own folder would find."""
+    (tmp_path / "their_networks.py").write_text(THEIRS)
+    monkeypatch.syspath_prepend(tmp_path)
+    network = importlib.import_module("their_networks").Small()
+    weights = load_checkpoint(ours).network.state_dict().values()
+    network.load_state_dict(dict(zip(network.state_dict(), weights, strict=True)))
+    del sys.modules["their_networks"]
+    yield network.eval()
+    sys.modules.pop("their_networks", None)
+
+
+def exported(network, folder):
+    dims = dict.fromkeys((0, 2, 3, 4), torch.export.Dim.AUTO)
+    program = torch.export.export(network, (torch.zeros(2, 1, 8, 12, 16),), dynamic_shapes=(dims,))
+    torch.export.save(program, folder / "net.pt2")
+    return {"model": str(folder / "net.pt2")}
+
+
+def traced(network, folder):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.trace(network, torch.rand(1, 1, 8, 12, 16)).save(str(folder / "net.pt"))
+    return {"model": str(folder / "net.pt")}
+
+
+def factory(network, folder):
+    save_file(network.state_dict(), folder / "weights.safetensors")
+    weights = str(folder / "weights.safetensors")
+    return {"model": "their_networks:Small", "weights": weights, "trust_code": True}
+
+
+@pytest.mark.parametrize("kind", [exported, traced, factory])
+def test_a_users_file_gives_the_product_of_our_own(volume, noise, applied, error, tmp_path, ours, theirs, kind):
+    source = volume(noise(SHAPE))
+    _, expected = applied(source, ours, **BLOCK)
+    _, made = applied(source, **kind(theirs, tmp_path), **BY_HAND, **BLOCK)
+    assert error(made, expected) < 1e-12
+
+
+def test_stored_values_are_scaled_and_moved_for_a_users_network(
+    volume, noise, applied, whole, error, tmp_path, ours, theirs
+):
+    voxels = noise(SHAPE, "uint8")
+    given = {**exported(theirs, tmp_path), **BY_HAND, **BLOCK}
+    _, made = applied(volume(voxels), **given, input_scale=0.02, input_offset=-3.0)
+    assert error(made, whole(ours, voxels * 0.02 - 3.0)) < 1e-12
+
+
+def test_workers_load_a_users_code_too(volume, noise, applied, tmp_path, theirs, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    source, given = volume(noise(SHAPE)), {**factory(theirs, tmp_path), **BY_HAND, **BLOCK}
+    _, serial = applied(source, **given)
+    _, parallel = applied(source, settings=RunSettings(workers=1, threads=1, memory_per_worker="1GiB"), **given)
+    np.testing.assert_array_equal(parallel, serial)
+
+
+def test_code_is_not_run_unless_trusted(volume, noise, applied, tmp_path, ours, theirs):
+    given = factory(theirs, tmp_path) | {"trust_code": False}
+    with pytest.raises(ModelError, match="--trust-code"):
+        applied(volume(noise(SHAPE)), **given, **BY_HAND)
+    assert "their_networks" not in sys.modules
+
+
+def test_a_halo_by_hand_that_is_too_small_shows(volume, noise, applied, error, tmp_path, ours, theirs):
+    source, given = volume(noise(SHAPE)), exported(theirs, tmp_path)
+    _, expected = applied(source, ours, **BLOCK)
+    _, made = applied(source, **given, halo=(4, 4, 4), period=(2, 2, 2), **BLOCK)
+    assert error(made, expected) > 1e-3
+
+
+def test_overlap_needs_a_footprint_and_tile_does_not(volume, noise, applied, tmp_path, ours, theirs):
+    source, given = volume(noise(SHAPE)), exported(theirs, tmp_path)
+    with pytest.raises(ModelError, match="give --halo and --period, or --stitching tile"):
+        applied(source, **given)
+    applied(source, **given, stitching="tile", period=None, **BLOCK)
+
+
+def test_instance_norm_is_refused_unless_asked_for_and_then_declared(volume, noise, applied, network):
+    source = volume(noise(SHAPE))
+    model = network(UNetArchitecture(3, levels=2, width=2, norm="instance"))
+    with pytest.raises(ModelError, match=r"instance norm.*give --norm per-tile"):
+        applied(source, model)
+    place, _ = applied(source, model, norm="per-tile", **BLOCK)
+    assert "instance norm" in zarr.open(place).attrs["volpipe"]["stitching"]["inexact"]
+
+
+def test_a_network_without_padding_is_refused(volume, noise, applied):
+    with pytest.raises(ModelError, match="valid convolutions lose"):
+        applied(volume(noise(SHAPE)), "preset:unet3d_l3_valid_w2")
+
+
+def test_a_2d_network_needs_the_2d_assembly(volume, noise, applied):
+    source = volume(noise(SHAPE))
+    with pytest.raises(ModelError, match="a 2D network under --assembly 3d; give --assembly 2d"):
+        applied(source, "preset:unet2d_l4_w2")
+    with pytest.raises(ModelError, match="a 3D network under --assembly 2d; give --assembly 3d"):
+        applied(source, "preset:unet3d_l3_w2", assembly="2d")
+
+
+def test_channels_must_fit(volume, noise, applied, tmp_path, ours, theirs):
+    source = volume(noise((2, *SHAPE)))
+    for model in ({"model": ours}, exported(theirs, tmp_path), traced(theirs, tmp_path)):
+        with pytest.raises(ModelError, match=r"takes 1 channel.*has 2.*--channel"):
+            applied(source, **model, **BY_HAND)

@@ -1,0 +1,166 @@
+"""A run that was killed goes on where it stopped; what is lost or damaged afterwards is found."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from volpipe.jobs.apply import ApplyJob
+from volpipe.runtime.run import run
+from volpipe.runtime.settings import RunSettings
+from volpipe.volume.ledger import Ledger
+from volpipe.volume.validate import validate
+from volpipe.volume.verify import receipts_of, verify
+
+UNET = "preset:unet3d_l3_w3"
+SERIAL = RunSettings(serial=True, threads=1, memory_per_worker="4GiB")
+SHAPE = (32, 64, 80)
+TASKS = 2 * 4 * 5 + 2 * 2 * 3 + 1 * 1 * 2 + 1  # shards of 16 x 16 x 16 in four levels
+
+
+def command(source, place):
+    words = ["apply", source, place, "--model", UNET, "--block", "16,16,16", "--workers", "1", "--threads", "2"]
+    return [sys.executable, "-m", "volpipe", *words, "--memory-per-worker", "1GiB"]
+
+
+def receipts(place):
+    return {(receipt["work"], receipt["item"]): receipt for receipt in Ledger(place).receipts()}
+
+
+def killed_midway(words, place, at_least):
+    """Start a command in a process group of its own, and kill all of it when the ledger tells of some blocks."""
+    with subprocess.Popen(words, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
+        until = time.monotonic() + 90
+        while len(receipts(place)) < at_least and time.monotonic() < until and child.poll() is None:
+            time.sleep(0.05)
+        os.killpg(child.pid, signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
+    with pytest.raises(ProcessLookupError):  # no worker is left that could still write
+        while time.monotonic() < until:
+            os.killpg(child.pid, 0)
+            time.sleep(0.05)
+
+
+def voxels(place):
+    return {path: array[:] for path, array in zarr.open_group(place, mode="r").arrays()}
+
+
+def test_a_killed_run_goes_on_and_equals_an_uninterrupted_one(volume, noise, tmp_path):
+    source, place = volume(noise(SHAPE)), str(tmp_path / "killed.ome.zarr")
+    killed_midway(command(source, place), place, at_least=8)
+    before = receipts(place)
+    assert 8 <= len(before) < TASKS
+    assert "state is 'running'" in validate(place)[0]
+
+    again = subprocess.run(command(source, place), capture_output=True, text=True, timeout=100, check=True)
+    assert f"done: {TASKS - len(before)} tasks" in again.stdout
+    assert f"{len(before)} before" in again.stdout
+    lines = list(Ledger(place).receipts())
+    assert len(lines) == TASKS  # none was done twice
+    assert all(receipts(place)[name] == receipt for name, receipt in before.items())
+
+    whole = str(tmp_path / "whole.ome.zarr")
+    run(ApplyJob(input=source, output=whole, model=UNET, block=(16, 16, 16)), SERIAL, progress=None)
+    found, expected = voxels(place), voxels(whole)
+    assert found.keys() == expected.keys() == {"0", "1", "2", "3"}
+    for level, array in expected.items():
+        np.testing.assert_array_equal(found[level], array)
+    assert verify(place, receipts_of(place)) == []
+
+
+@pytest.fixture
+def product(volume, noise, tmp_path):
+    """Location of a finished product, and the job that made it."""
+    place = str(tmp_path / "out.ome.zarr")
+    job = {"input": volume(noise((16, 30, 40))), "output": place, "model": "preset:unet3d_l3_w2", "block": (16, 16, 16)}
+    run(ApplyJob(**job), SERIAL, progress=None)
+    return place, job
+
+
+def shard(place, level):
+    return Path(place, level, "c", "0", "0", "1")
+
+
+@pytest.mark.parametrize("level", ["0", "1"])
+def test_a_shard_that_is_deleted_is_found(product, level):
+    place, _ = product
+    assert validate(place, deep=True) == []
+    shard(place, level).unlink()
+    assert validate(place) == []
+    (problem,) = validate(place, deep=True)
+    assert f"level {level}, box 0:16,0:1" in problem
+    assert "other voxels than were written" in problem
+
+
+@pytest.mark.parametrize("left", [0, 100])
+def test_a_shard_that_is_cut_short_is_found(product, left):
+    place, _ = product
+    os.truncate(shard(place, "0"), left)
+    (problem,) = validate(place, deep=True)
+    assert "level 0, box 0:16,0:16,16:32" in problem
+
+
+def test_a_shard_of_another_block_is_found(product):
+    place, _ = product
+    shard(place, "0").write_bytes(Path(place, "0", "c", "0", "0", "0").read_bytes())
+    (problem,) = validate(place, deep=True)
+    assert "level 0, box 0:16,0:16,16:32" in problem
+
+
+def test_receipts_that_are_lost_are_missed(product):
+    place, _ = product
+    kept = [receipt for receipt in receipts_of(place) if (receipt["work"], receipt["item"]) != ("apply", 1)]
+    (problem,) = verify(place, kept)
+    assert "tell of 15104 of 19200 voxels" in problem
+
+
+def test_any_receipt_of_a_block_may_be_the_one_that_lasted(product):
+    place, _ = product
+    first, *rest = receipts_of(place)
+    assert verify(place, [{**first, "checksum": 1}, first, *rest]) == []
+    assert verify(place, [first, {**first, "checksum": 1}, *rest]) == []
+    assert len(verify(place, [{**first, "checksum": 1}, *rest])) == 1
+
+
+def test_what_a_mask_skipped_is_no_problem(volume, noise, tmp_path):
+    mask = np.zeros((16, 30, 40), "uint8")
+    mask[0, 0, 0] = 1
+    job = ApplyJob(
+        input=volume(noise(mask.shape)),
+        mask=volume(mask, name="mask.ome.zarr"),
+        output=str(tmp_path / "out.ome.zarr"),
+        model="preset:unet3d_l3_w2",
+        block=(16, 16, 16),
+    )
+    run(job, SERIAL, progress=None)
+    assert validate(job.output, deep=True) == []
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_restart_that_was_killed_takes_nothing_for_done(product, monkeypatch, moment):
+    place, options = product
+    expected = voxels(place)
+    from volpipe import volume
+
+    create = volume.create_product
+
+    def killed(*arguments, **given):
+        if moment == "after":
+            create(*arguments, **given)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("volpipe.volume.create_product", killed, raising=False)
+        with pytest.raises(KeyboardInterrupt):
+            run(ApplyJob(**options), SERIAL, restart=True, progress=None)
+    assert list(Ledger(place).receipts()) == []
+    summary = run(ApplyJob(**options), SERIAL, restart=True, progress=None)
+    assert summary.before == 0
+    for level, array in voxels(place).items():
+        np.testing.assert_array_equal(array, expected[level])

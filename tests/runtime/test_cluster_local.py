@@ -1,0 +1,123 @@
+"""Workers of this machine: how they are started, and that nothing of them is left."""
+
+import json
+import os
+import signal
+import tempfile
+
+import numpy as np
+import psutil
+import pytest
+
+from volpipe.runtime import allocator, cluster
+from volpipe.runtime.settings import RunSettings
+
+SHAPE, BLOCKS = (64, 64, 128), 16  # of 32 a side
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory):
+    """Where temporary files go."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("scratch")
+        patch.setattr(tempfile, "tempdir", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def crew(scratch):
+    crew = cluster.local_crew(RunSettings(workers=2, threads=3, memory_per_worker="1GiB"))
+    yield crew
+    crew.close()
+
+
+def facts_of_worker(dask_worker):
+    memory = dask_worker.memory_manager
+    return {
+        "environment": dict(os.environ),
+        "slots": dask_worker.state.nthreads,
+        "limit": memory.memory_limit,
+        "pauses": [memory.memory_pause_fraction, memory.memory_spill_fraction, memory.memory_target_fraction],
+        "deaf": signal.getsignal(signal.SIGINT) == signal.SIG_IGN,
+    }
+
+
+def test_workers_have_the_settings_that_the_plan_counts_on(crew):
+    found = crew._client.run(facts_of_worker)
+    assert len(found) == 2
+    for worker in found.values():
+        expected = allocator.ENVIRONMENT | allocator.thread_environment(1)
+        assert {name: worker["environment"].get(name) for name in expected} == expected
+        assert (worker["slots"], worker["limit"]) == (3, 2**30)
+        assert worker["pauses"] == [False, False, False]
+        assert worker["deaf"]
+    assert crew.width == 6
+
+
+def test_a_worker_that_is_started_again_has_them_too(crew, eventually):
+    first = crew._client.run(facts_of_worker)
+    victim = psutil.Process().children(recursive=True)[-1]
+    victim.kill()
+    eventually(lambda: set(crew._client.scheduler_info()["workers"]) - set(first))
+    crew._client.wait_for_workers(2)
+    assert all(worker["deaf"] for worker in crew._client.run(facts_of_worker).values())
+
+
+def test_nothing_is_left_of_a_crew(crew, scratch):
+    assert list(scratch.iterdir())
+    before = psutil.Process().children(recursive=True)
+    crew.close()
+    left = [p for p in before if p.is_running() and "resource_tracker" not in " ".join(p.cmdline())]
+    assert not left
+    assert not list(scratch.iterdir())
+
+
+@pytest.fixture
+def command(processes, write_as, tmp_path):
+    """`command() -> process`: `volpipe apply` over 16 blocks, in a session of its own."""
+    voxels = np.random.default_rng(0).integers(0, 255, SHAPE).astype("uint8")
+    source = write_as("ome-zarr-0.5", voxels, tmp_path)
+    (tmp_path / "scratch").mkdir()
+
+    def start():
+        options = {"--model": "preset:unet3d_l3_w2", "--block": "32,32,32", "--tile": "32,32,32", "--workers": 1,
+                   "--threads": 1, "--memory-per-worker": "2GiB"}  # fmt: skip
+        words = [word for option in options.items() for word in option]
+        output = tmp_path / "out.ome.zarr"
+        return processes.start(
+            "apply", "volpipe", "apply", source, output, *words, "--no-pyramid", TMPDIR=str(tmp_path / "scratch")
+        )
+
+    return start
+
+
+def receipts(tmp_path):
+    parts = sorted((tmp_path / "out.ome.zarr.ledger").glob("receipts-*"))
+    return [json.loads(line)["item"] for part in parts for line in part.read_text().splitlines()]
+
+
+def test_an_interrupted_run_leaves_its_ledger_and_nothing_else(command, processes, members_of, eventually, tmp_path):
+    process = command()
+    eventually(lambda: receipts(tmp_path))
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
+    assert process.wait(timeout=30) == 130
+    said = processes.log("apply").read_text()
+    assert said.endswith("interrupted; the same command goes on where this one stopped\n")
+    assert "Traceback" not in said
+    eventually(lambda: not members_of(process), within_s=5)
+    assert not [path for path in (tmp_path / "scratch").rglob("*") if path.is_file()]
+
+    done = receipts(tmp_path)
+    assert 0 < len(done) < BLOCKS
+    assert command().wait(timeout=120) == 0
+    assert f"{len(done)} before" in processes.log("apply").read_text()
+    assert sorted(receipts(tmp_path)) == list(range(BLOCKS))
+
+
+def test_a_killed_driver_leaves_no_worker(command, members_of, eventually, tmp_path):
+    process = command()
+    eventually(lambda: receipts(tmp_path))
+    process.kill()
+    process.wait()
+    eventually(lambda: not members_of(process), within_s=20)
+    assert len(receipts(tmp_path)) < BLOCKS

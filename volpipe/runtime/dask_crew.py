@@ -1,0 +1,77 @@
+"""A crew behind a Dask client: a batch of items is one Dask task, and few are in the scheduler at once."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+
+from distributed import Client, as_completed
+from distributed.scheduler import KilledWorker
+
+from volpipe.errors import RunError
+from volpipe.plan import Budget, Work
+from volpipe.runtime.worker import Failure, Outcome, do_pickled_batch
+
+
+class DaskCrew:
+    """Workers behind a Dask client."""
+
+    def __init__(self, client: Client, budget: Budget, width: int, where: str, on_close: Callable[[], None]) -> None:
+        self._client = client
+        self._done = as_completed()
+        self._batches: dict[str, tuple[str, list[int]]] = {}
+        self._serial = 0
+        self._last: tuple[Work, bytes] | None = None
+        self._on_close = on_close
+        self.budget = budget
+        self.width = width
+        self.where = where
+
+    def submit(self, work_name: str, work: Work, items: list[int]) -> None:
+        """Send a batch to the scheduler as one task.
+
+        Raises:
+            RunError: the scheduler is gone.
+        """
+        self._serial += 1
+        key = f"{work_name}-{items[0]}-{self._serial}"
+        self._batches[key] = (work_name, items)
+        batch = (work_name, self._pickled(work), items)
+        self._done.add(self._client.submit(do_pickled_batch, *batch, key=key, pure=False))
+        if self._client.status != "running":  # asked afterwards: what was sent before a loss is cancelled by it
+            raise self._lost()
+
+    def next(self) -> list[Outcome]:
+        """Wait for any task; its future is dropped, so the scheduler forgets it.
+
+        Raises:
+            RunError: the scheduler is gone.
+        """
+        future = next(self._done)
+        work_name, items = self._batches.pop(future.key)
+        try:
+            return list(future.result())  # waits: a result that its worker died with is made again
+        except CancelledError:  # we cancel nothing: Dask does when it loses the scheduler
+            raise self._lost() from None
+        except Exception as error:  # Dask's: a batch itself never raises
+            return [_failure(work_name, item, error) for item in items]
+
+    def _lost(self) -> RunError:
+        return RunError(f"lost {self.where.splitlines()[0]}; what is done is kept, the same command does the rest")
+
+    def _pickled(self, work: Work) -> bytes:
+        if self._last is None or self._last[0] is not work:
+            self._last = work, pickle.dumps(work)
+        return self._last[1]
+
+    def close(self) -> None:
+        """Cancel what waits, and shut down what this crew started."""
+        self._on_close()
+
+
+def _failure(work_name: str, item: int, error: Exception) -> Failure:
+    if isinstance(error, KilledWorker):
+        text = f"{work_name} {item}: its worker died (killed by the system, out of memory, or a crash in native code)"
+        return Failure((work_name, item), text)
+    return Failure((work_name, item), f"{work_name} {item}: {type(error).__name__}: {error}")
