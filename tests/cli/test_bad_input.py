@@ -102,7 +102,7 @@ def test_an_input_inside_the_output(refused, tmp_path):
 
 def test_an_output_below_a_file(refused, tmp_path):
     (tmp_path / "file").write_text("")
-    assert "file" in refused(output=tmp_path / "file" / "out.zarr")
+    assert f"{tmp_path}/file is a file" in refused(output=tmp_path / "file" / "deeper" / "out.zarr")
 
 
 # ---------------------------------------------------------------------- the model
@@ -189,14 +189,36 @@ def test_an_option_that_cannot_be(refused, words, say):
     assert say in refused(*words, serial=())
 
 
-def test_memory_that_is_too_small_names_a_block_that_fits(refused, apply, tmp_path):
+@pytest.mark.parametrize("memory", ["910MiB", "1GiB"])
+def test_memory_that_is_too_small_names_a_block_that_fits(refused, apply, tmp_path, memory):
     path = tmp_path / "large.zarr"
-    zarr.create_array(path, shape=(512, 512, 512), dtype="uint8", chunks=(64, 64, 64))
-    large = {"input": path, "model": "preset:unet3d_l3_w2"}
-    line = refused("--memory-per-worker", "1GiB", "--block", "512,512,512", **large)
-    block = re.search(r"BudgetError: .* give --block (\d+,\d+,\d+)$", line)[1]
-    assert apply("--memory-per-worker", "1GiB", "--block", block, "--dry-run", **large).code == 0
-    assert re.search(r"give --memory-per-worker \d+\.\dGiB", refused("--memory-per-worker", "300MiB", **large))
+    zarr.create_array(path, shape=(512, 528, 512), dtype="uint8", chunks=(64, 64, 64))
+    words = ("--memory-per-worker", memory, "--voxel-size-um", 1)
+    line = refused(*words, "--block", "512,528,512", input=path)
+    block = re.search(r"BudgetError: block .*: needs .* GiB in a worker .* give --block (\d+,\d+,\d+)$", line)[1]
+    assert apply(*words, "--block", block, "--dry-run", input=path).code == 0
+
+
+def test_memory_for_no_block_names_the_memory_that_would_do(refused, apply):
+    line = refused("--memory-per-worker", "300MiB")
+    enough = re.search(r"give --memory-per-worker (\d+\.\dGiB)$", line)[1]
+    assert apply("--memory-per-worker", enough, "--dry-run").code == 0
+
+
+@pytest.mark.parametrize("command", ["info", "validate", "statistics", "pyramid", "import"])
+def test_every_command_refuses_what_is_not_there(volpipe, tmp_path, command):
+    answer = volpipe(command, tmp_path / "nothing.zarr", *([tmp_path / "out.zarr"] if command == "import" else []))
+    assert answer.code == 2
+    assert "nothing.zarr: " in answer.refusal
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_levels_are_not_added_to_what_cannot_be_written_to(volpipe, write_as, voxels, tmp_path, tree):
+    older = write_as("ome-zarr-0.4", voxels, tmp_path / "older")
+    before = tree()
+    answer = volpipe("pyramid", older, "--factors", "2,2,2")
+    assert (answer.code, "ProductError" in answer.refusal) == (2, True)
+    assert tree() == before
 
 
 def test_a_pipeline_lists_every_error_with_its_path(volpipe, tmp_path, tree):

@@ -69,7 +69,7 @@ def run_blocks(monkeypatch):
             source=volume, product=volume, mask=None, model=None, normalisation=Normalisation.identity(1),
             grid=BlockGrid(Box.from_shape(SHAPE), (8, 8, 8)), stitching="overlap", assembly=Assembly("3d", "z"),
             encoding=Encoding("float32", None), footprint=Footprint.from_halo((0, 0, 0), (1, 1, 1)), tile=(8, 8, 8),
-            batch=1, out_channels=1, precision="fp32", device=device, threads=1, nan=None,
+            batch=1, out_channels=1, precision="fp32", device=device, threads=1, promised_bytes=2**40, nan=None,
         )  # fmt: skip
         with ThreadPoolExecutor(SLOTS) as slots:
             list(slots.map(work, range(6)))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from volpipe.errors import ModelError
 from volpipe.inference.precision import Precision
 from volpipe.inference.price import forward_price
 from volpipe.models import load_model, resolve_model
@@ -66,16 +67,22 @@ def test_a_batch_costs_so_many_tiles(model, two_layers):
     assert (four.flops, four.peak_bytes) == (4 * one.flops, 4 * one.peak_bytes)
 
 
-@pytest.mark.parametrize(
-    "make", [torch.jit.trace, lambda network, _: torch.jit.script(network)], ids=["trace", "script"]
-)
-def test_torchscript_costs_the_same(model, two_layers, make):
+@pytest.fixture(params=["trace", "script"])
+def scripted(two_layers, request):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        scripted = make(two_layers().eval(), torch.rand(1, 2, 8, 8))
-    known, found = (forward_price(model(network), (10, 12), 3, FP32) for network in (two_layers(), scripted))
-    assert (found.flops, found.weight_bytes) == (known.flops, known.weight_bytes)
-    assert found.peak_bytes == known.peak_bytes
+        if request.param == "script":
+            return torch.jit.script(two_layers().eval())
+        return torch.jit.trace(two_layers().eval(), torch.rand(1, 2, 8, 8))
+
+
+@pytest.mark.parametrize("shape", [(10, 12), (640, 960)], ids=["as it is", "from a smaller tile"])
+@pytest.mark.parametrize("precision", [FP32, FP64, BF16], ids=["fp32", "fp64", "bf16"])
+def test_torchscript_costs_the_same(model, two_layers, scripted, precision, shape):
+    known, found = (forward_price(model(network), shape, 3, precision) for network in (two_layers(), scripted))
+    assert found.flops == pytest.approx(known.flops)
+    assert found.peak_bytes == pytest.approx(known.peak_bytes, rel=1e-6)
+    assert found.weight_bytes == known.weight_bytes
 
 
 def test_a_network_that_makes_tensors_of_its_own_is_priced(model):
@@ -96,3 +103,13 @@ def test_the_model_is_left_as_it_was():
     given = load_model(resolve_model("preset:unet2d_l4_w2"))
     forward_price(given, (64, 64), 1, FP64)
     assert {(p.device.type, p.dtype) for p in given.network.parameters()} == {("cpu", torch.float32)}
+
+
+def test_a_network_that_fails_on_the_tile_is_one_line(model):
+    class Halves(nn.Module):
+        def forward(self, image):
+            small = nn.functional.max_pool2d(image, 2)
+            return image + nn.functional.interpolate(small, scale_factor=2.0)
+
+    with pytest.raises(ModelError, match=r"fails on a tile of \(10, 13\) voxels .* check --period"):
+        forward_price(model(Halves(), 2, 2, 2), (10, 13), 1, FP32)

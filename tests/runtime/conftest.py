@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import volpipe
+from volpipe.runtime import allocator
 
 # Workers import the job's module by name: it must be a real module, in this process and in theirs.
 FOLDER = str(Path(__file__).parent)
@@ -60,8 +61,10 @@ class Processes:
         paths = {"PYTHONPATH": [environment.pop("PYTHONPATH", ""), package, FOLDER],
                  "PATH": [str(Path(sys.executable).parent), os.environ["PATH"]]}  # fmt: skip
         environment |= {variable: os.pathsep.join(filter(None, parts)) for variable, parts in paths.items()}
+        # Dask leaves the settings of local workers in the environment of the process that started them
+        ours = {name: value for name, value in os.environ.items() if name not in allocator.ENVIRONMENT}
         with self.log(name).open("wb") as log:
-            process = subprocess.Popen(command, cwd=folder, start_new_session=True, env=os.environ | environment,
+            process = subprocess.Popen(command, cwd=folder, start_new_session=True, env=ours | environment,
                                        stdout=log, stderr=subprocess.STDOUT)  # fmt: skip
         self._running.append(process)
         return process

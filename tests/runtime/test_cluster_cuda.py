@@ -51,7 +51,8 @@ class TestDaskCuda:
 
         monkeypatch.setattr(cluster, "free_device_bytes", free_device_bytes)
 
-    def test_every_gpu_gets_a_worker_with_its_settings(self, memory):
+    @pytest.mark.usefixtures("memory")
+    def test_every_gpu_gets_a_worker_with_its_settings(self):
         crew = cluster.cuda_crew(SETTINGS)
         try:
             found = crew._client.run(lambda: dict(os.environ))
@@ -62,20 +63,23 @@ class TestDaskCuda:
         assert (crew.budget.device, crew.budget.device_bytes) == ("cuda", 8 * 2**30)
         assert (crew.budget.slots, crew.width) == (3, 6)
 
-    def test_a_job_runs_on_them(self, memory, job):
+    @pytest.mark.usefixtures("memory")
+    def test_a_job_runs_on_them(self, job):
         one = job(count=40, parents=20)
         run(one, SETTINGS, progress=None)
         assert sorted(one.work("block").calls()) == list(range(40))
         assert one.finished == [60]
 
-    def test_a_torch_that_sees_no_gpu_is_one_line(self, two_gpus, job):
+    @pytest.mark.usefixtures("two_gpus")
+    def test_a_torch_that_sees_no_gpu_is_one_line(self, job):
         one = job()
-        with pytest.raises(ConfigError, match="the GPU does not answer torch .*; check the driver"):
+        with pytest.raises(ConfigError, match=r"the GPU does not answer torch .*; check the driver"):
             run(one, SETTINGS, progress=None)
         assert not one.begun
 
-    def test_more_workers_than_gpus_is_one_line(self, two_gpus, job):
-        with pytest.raises(ConfigError, match="GPU workers cannot be started: .*beyond visible devices"):
+    @pytest.mark.usefixtures("two_gpus")
+    def test_more_workers_than_gpus_is_one_line(self, job):
+        with pytest.raises(ConfigError, match=r"--workers 3, but there are 2 GPU\(s\)"):
             run(job(), RunSettings(cluster="cuda", workers=3), progress=None)
 
     @pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="there is a driver here")

@@ -1,6 +1,8 @@
 """The commands of deploy/README.md, run as they stand there, so that they cannot rot."""
 
+import os
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import yaml
 
 from volpipe.runtime import allocator, cluster
+from volpipe.runtime.settings import RunSettings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
@@ -36,7 +39,8 @@ def on_machine(processes):
 
     def start(name, script, **environment):
         folder = processes.folder(name)
-        (folder / "deploy").symlink_to(DEPLOY)
+        if not (folder / "deploy").exists():
+            (folder / "deploy").symlink_to(DEPLOY)
         return processes.shell(name, script, **environment)
 
     return start
@@ -53,6 +57,24 @@ def test_the_page_leads_from_nothing_to_a_product(commands, on_machine, processe
     assert "2 worker(s) of 4 slot(s) in all at tcp://127.0.0.1" in said
     assert "warning" not in said
     assert "done: " in said
+
+
+@pytest.mark.servers
+@pytest.mark.skipif(find_spec("dask_cuda") is None, reason="dask-cuda is not installed (extra cuda13: 430 MB)")
+def test_the_page_starts_a_worker_per_gpu(commands, on_machine, processes):
+    """On the stand-in's two GPUs, which torch does not see."""
+    on_machine("head", commands("scheduler"))
+    standin = str(Path(__file__).parent / "standin")
+    on_machine("gpus", commands("gpu-worker"), PYTHONPATH=standin, DASK_CUDA_TEST_SINGLE_GPU="1")
+    address = re.search(r"tcp://\S+", commands("gpu-worker"))[0]
+    crew = cluster.remote_crew(RunSettings(cluster=address, workers=2))
+    try:
+        found = crew._client.run(os.getenv, "CUDA_VISIBLE_DEVICES")
+    finally:
+        crew.close()
+    assert sorted(found.values()) == ["0,1", "1,0"]
+    assert (crew.width, crew.budget.device) == (6, "cpu")
+    assert len(crew.where.splitlines()) == 1  # nothing to warn of
 
 
 def flat(tree, path=""):

@@ -1,7 +1,7 @@
 """What one forward pass costs, found without running it: floating-point operations and peak bytes.
 
 The network runs once on the meta device (shapes, no numbers); every storage that an operation makes is counted from
-its birth to its death. A network that cannot go there runs once on real zeros under the same count.
+its birth to its death. A network that cannot go there runs on a small tile of real zeros under the same count.
 """
 
 from __future__ import annotations
@@ -18,9 +18,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
+from volpipe.errors import ModelError
+from volpipe.geometry import AxisFootprint
 from volpipe.inference.precision import Precision
 from volpipe.inference.predictor import copied
 from volpipe.models.model import Model
+
+SMALL_TILE = 64  # voxels along an axis: the larger of the tiles that a user's network was tried on
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +86,34 @@ def forward_price(model: Model, shape: Sequence[int], batch: int, precision: Pre
     """The price of `batch` tiles of `shape` (the network's spatial axes).
 
     Under autocast activations are counted in half precision, input and output in fp32 beside them.
+
+    Raises:
+        ModelError: the network fails on such a tile.
     """
     size = (batch, model.in_channels, *shape)
     try:
         network = copied(model.network).to("meta", precision.compute)
         flops, peak = _count(network, torch.empty(size, dtype=precision.compute, device="meta"))
     except (AssertionError, NotImplementedError, RuntimeError):  # TorchScript, tensors made without device=
-        flops, peak = _count(model.network, torch.zeros(size))
+        flops, peak = _count_small(model, size, precision)
     if precision.compute != precision.storage:
         peak += 4 * batch * math.prod(shape) * (model.in_channels + model.out_channels)
     weights = sum(p.numel() * p.element_size() for p in model.network.parameters())
     return ForwardPrice(flops, peak, weights)
+
+
+def _count_small(model: Model, size: tuple[int, ...], precision: Precision) -> tuple[float, int]:
+    """From a small tile: a large one may not fit into the memory of whoever plans, and costs grow with the voxels."""
+    axes = model.footprint.axes if model.footprint is not None else (AxisFootprint(),) * model.ndim
+    small = (*size[:2], *(min(n, axis.admissible(SMALL_TILE)) for n, axis in zip(size[2:], axes, strict=True)))
+    network = copied(model.network).to(precision.storage)
+    try:
+        flops, peak = _count(network, torch.zeros(small, dtype=precision.storage))
+    except Exception as error:  # a user's network may raise anything
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ModelError(f"the network fails on a tile of {size[2:]} voxels ({reason}); check --period") from error
+    times = math.prod(size) / math.prod(small)
+    return flops * times, math.ceil(peak * times * precision.compute.itemsize / precision.storage.itemsize)
 
 
 @torch.no_grad()

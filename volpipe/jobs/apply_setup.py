@@ -5,7 +5,7 @@ source, model --> assembly, footprint, encoding --> region, block grid, layout  
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from volpipe import __version__
@@ -36,11 +36,7 @@ class Setup:
         self.source: Source = open_source(job.input, level=job.level, channel=job.channel, time=job.time)
         check_place(job.output)
         check_apart(job.output, self.source.location)
-        self.ref: ModelRef = resolve_model(
-            job.model, weights=job.weights, trust_code=job.trust_code, halo=job.halo, period=job.period,
-            ndim=self.assembly.ndim, input_scale=job.input_scale, input_offset=job.input_offset,
-            in_channels=self.source.channels,
-        )  # fmt: skip
+        self.ref: ModelRef = self._model_ref()
         self.model: Model = load_model(self.ref)
         self._check_model()
         self.footprint = self._footprint()
@@ -52,6 +48,17 @@ class Setup:
         self.factors = self._factors()
 
     # ------------------------------------------------------------------ checks
+
+    def _model_ref(self) -> ModelRef:
+        """A user's model is first tried on what the volume has; ours say what they take."""
+        job = self.job
+        ref = resolve_model(
+            job.model, weights=job.weights, trust_code=job.trust_code, halo=job.halo, period=job.period,
+            input_scale=job.input_scale, input_offset=job.input_offset,
+        )  # fmt: skip
+        if ref.kind in ("preset", "checkpoint"):
+            return ref
+        return replace(ref, ndim=self.assembly.ndim, in_channels=self.source.channels)
 
     def _mask(self) -> Mask | None:
         if self.job.mask is None:

@@ -182,6 +182,12 @@ def _load(ref: ModelRef) -> Model:
 
 def _as_asked(model: Model, ref: ModelRef) -> Model:
     """Our own model with what was given by hand checked against what is known."""
+    for what, given, known in (
+        ("ndim", ref.ndim, model.ndim),
+        ("in-channels", ref.in_channels, model.in_channels),
+    ):
+        if given is not None and given != known:
+            raise ModelError(f"model {ref.location}: --{what} {given}, but it has {known}; leave the option out")
     footprint = footprint_by_hand(ref, model.ndim)
     if footprint is not None and model.footprint is not None:
         _require_enough(ref, footprint, model.footprint)

@@ -136,16 +136,20 @@ def _own_client(cluster: Any, stack: ExitStack) -> Client:
 def _cuda_cluster(settings: RunSettings, slots: int, scratch: str) -> Any:
     try:
         from dask_cuda import LocalCUDACluster  # needs NVIDIA's bindings at import
+        from dask_cuda.utils import get_n_gpus
     except ImportError as error:
         raise ConfigError(
             f"cluster cuda: dask-cuda cannot be imported ({error}); pip install 'volpipe[cuda12]' or 'volpipe[cuda13]'"
         ) from error
     try:
+        gpus = get_n_gpus()
+        if settings.workers is not None and settings.workers > gpus:
+            raise ConfigError(f"cluster cuda: --workers {settings.workers}, but there are {gpus} GPU(s); give fewer")
         return LocalCUDACluster(
             n_workers=settings.workers, threads_per_worker=slots, local_directory=scratch, silence_logs=50,
             memory_limit=settings.memory_per_worker or "auto", host="127.0.0.1", dashboard_address="127.0.0.1:0",
         )  # fmt: skip
-    except (ValueError, RuntimeError) as error:  # more workers than GPUs; a worker that cannot use its own
+    except (ValueError, RuntimeError) as error:  # CUDA_VISIBLE_DEVICES without sense, a worker that dies
         raise ConfigError(f"cluster cuda: GPU workers cannot be started: {_line(error)}") from error
     except Exception as error:  # pynvml raises classes of its own, by driver state
         if type(error).__module__.split(".")[0] not in ("pynvml", "dask_cuda", "cuda"):

@@ -1,4 +1,4 @@
-"""A crew does batches of items somewhere: in this process (`SerialCrew`) or on Dask workers (`cluster.DaskCrew`)."""
+"""A crew does batches of items somewhere: in this process (`SerialCrew`) or on Dask workers (`dask_crew.DaskCrew`)."""
 
 from __future__ import annotations
 
