@@ -86,7 +86,7 @@ def test_a_full_disk_stops_the_run(job):
 
 
 def test_a_run_in_which_every_block_fails_stops_early(job):
-    one = job(count=100, faults={i: ("bad", 99) for i in range(100)})
+    one = job(count=100, faults=dict.fromkeys(range(100), ("bad", 99)))
     with pytest.raises(RunError, match="the first 8 blocks all failed"):
         go(one)
     assert len(one.work("block").calls()) < 30
