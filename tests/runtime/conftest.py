@@ -61,7 +61,6 @@ class Processes:
         paths = {"PYTHONPATH": [environment.pop("PYTHONPATH", ""), package, FOLDER],
                  "PATH": [str(Path(sys.executable).parent), os.environ["PATH"]]}  # fmt: skip
         environment |= {variable: os.pathsep.join(filter(None, parts)) for variable, parts in paths.items()}
-        # Dask leaves the settings of local workers in the environment of the process that started them
         ours = {name: value for name, value in os.environ.items() if name not in allocator.ENVIRONMENT}
         with self.log(name).open("wb") as log:
             process = subprocess.Popen(command, cwd=folder, start_new_session=True, env=ours | environment,

@@ -63,6 +63,19 @@ def test_a_worker_that_is_started_again_has_them_too(crew, eventually):
     assert all(worker["deaf"] for worker in crew._client.run(facts_of_worker).values())
 
 
+def test_the_next_crew_has_its_own_threads_and_the_environment_is_put_back(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")  # a user's own; a worker's follow from its slots
+    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
+    for slots in (1, 2):
+        settings = RunSettings(workers=1, threads=slots, memory_per_worker="1GiB")
+        crew = cluster.local_crew(settings)
+        (worker,) = crew._client.run(facts_of_worker).values()
+        crew.close()
+        assert worker["environment"]["OMP_NUM_THREADS"] == str(settings.local_budget().threads)
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+    assert "MALLOC_ARENA_MAX" not in os.environ
+
+
 def test_nothing_is_left_of_a_crew(crew, scratch):
     assert list(scratch.iterdir())
     before = psutil.Process().children(recursive=True)
@@ -80,7 +93,7 @@ def command(processes, write_as, tmp_path):
     (tmp_path / "scratch").mkdir()
 
     def start():
-        options = {"--model": "preset:unet3d_l3_w2", "--block": "32,32,32", "--tile": "32,32,32", "--workers": 1,
+        options = {"--model": "preset:unet3d_l3_w16", "--block": "32,32,32", "--tile": "32,32,32", "--workers": 1,
                    "--threads": 1, "--memory-per-worker": "2GiB"}  # fmt: skip
         words = [word for option in options.items() for word in option]
         output = tmp_path / "out.ome.zarr"

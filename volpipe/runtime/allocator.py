@@ -11,6 +11,8 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 ENVIRONMENT = {
@@ -25,6 +27,26 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # malloc.h of glibc
 def thread_environment(threads: int) -> dict[str, str]:
     """Threads of the numerical libraries in a worker with this many per item."""
     return dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+
+
+@contextmanager
+def worker_environment(threads: int) -> Iterator[None]:
+    """These settings in the environment of this process, from which local workers take theirs; put back at the end.
+
+    Not left to Dask's nanny: it prefers what the environment holds already, and leaves there what it sets, so the next
+    crew's workers would get the threads of the one before.
+    """
+    wanted = ENVIRONMENT | thread_environment(threads)
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def missing_settings() -> dict[str, str]:

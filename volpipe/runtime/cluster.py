@@ -94,8 +94,9 @@ def remote_crew(settings: RunSettings) -> DaskCrew:
 
 @contextmanager
 def _prepared(threads: int) -> Iterator[str]:
-    """Dask's configuration for workers that we start, and a scratch folder that goes with them."""
+    """Dask's configuration for workers that we start, their environment, and a scratch folder that goes with them."""
     with (
+        allocator.worker_environment(threads),
         tempfile.TemporaryDirectory(prefix="volpipe-") as scratch,
         dask.config.set(worker_config(threads) | {"temporary-directory": scratch}),
     ):
