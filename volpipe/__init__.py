@@ -1,8 +1,10 @@
 """volpipe: networks over microscopy volumes that do not fit in memory, with the whole-volume result.
 
     import volpipe
-    job = volpipe.ApplyJob(input="raw.ome.zarr", output="out.ome.zarr", model="boundaries.safetensors")
-    volpipe.run(job, volpipe.RunSettings(workers=2, memory_per_worker="4GiB"))
+
+    if __name__ == "__main__":  # local workers import the script again
+        job = volpipe.ApplyJob(input="raw.ome.zarr", output="out.ome.zarr", model="boundaries.safetensors")
+        volpipe.run(job, volpipe.RunSettings(workers=2, memory_per_worker="4GiB"))
 
 Names are loaded when they are first used, so that `import volpipe` is quick.
 """

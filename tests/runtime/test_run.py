@@ -154,3 +154,29 @@ def test_the_ledger_is_lines_of_json(job, tmp_path):
     lines = [json.loads(line) for part in sorted(folder.glob("receipts-*")) for line in part.read_text().splitlines()]
     assert sorted(line["item"] for line in lines) == list(range(12))
     assert all(line["worker"] and line["peak_bytes"] for line in lines)
+
+
+def test_a_product_that_was_begun_and_has_no_receipt_is_made_again(job, tmp_path):
+    product = tmp_path / "out.zarr"
+    first = job(product=str(product), faults=dict.fromkeys(range(12), ("bad", 99)))
+    with pytest.raises(RunError):
+        go(first)
+    again = job(product=str(product))
+    go(again)
+    assert again.begun == [(True, True)]
+    assert again.finished == [12]
+
+
+def test_a_run_whose_product_was_begun_anew_stops(job, tmp_path):
+    from volpipe.volume.ledger import Ledger
+
+    product = str(tmp_path / "out.zarr")
+    old = Ledger(product)
+    old.begin({"settings": 1})
+    old.append({"work": "block", "item": 0})
+    old.flush()
+    old.append({"work": "block", "item": 1})
+    Ledger(product).begin({"settings": 1})
+    with pytest.raises(RunError, match="begun this product anew"):
+        old.flush()
+    assert not list(Ledger(product).receipts())

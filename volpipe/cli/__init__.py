@@ -51,7 +51,7 @@ class LazyGroup(click.Group):
 @click.version_option(package_name="volpipe")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error; may stand anywhere.")
 def cli(debug: bool) -> None:
-    """Neural networks and slice registration over volumes that do not fit in memory."""
+    """Neural networks over microscopy volumes that do not fit in memory, with the whole-volume result."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

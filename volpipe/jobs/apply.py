@@ -4,8 +4,8 @@
     .begin(plan)                 makes the product
     .finish(plan)                lists the pyramid and declares it complete
 
-The product does not depend on workers or memory: block follows from the volume, and in `overlap` the tile changes
-nothing but rounding. A run that goes on keeps the tile it began with.
+The product does not depend on workers or memory: the block follows from the volume; the tile from the memory in
+`overlap`, where it changes nothing but rounding, and from the block in `tile`. A run that goes on keeps its tile.
 """
 
 from __future__ import annotations

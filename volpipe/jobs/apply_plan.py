@@ -16,7 +16,7 @@ from volpipe.jobs.pyramid import pyramid_bytes, pyramid_tasks, pyramid_works
 from volpipe.plan import Budget, Plan, Price, Task, Work
 from volpipe.volume import Product
 from volpipe.volume.folder import absolute
-from volpipe.volume.ledger import Ledger
+from volpipe.volume.ledger import Ledger, changes
 
 Tile = tuple[int, ...]
 
@@ -103,16 +103,25 @@ class Pricing:
 
 def _tile(setup: Setup, budget: Budget, pricing: Pricing) -> Tile:
     """As given, as the run that goes on began with, or the largest that fits."""
-    stored = (Ledger(setup.job.output).key() or {}).get("geometry", {}).get("tile")
-    fixed = setup.job.tile or (tuple(stored) if stored else None)
+    fixed = setup.job.tile or _tile_begun_with(setup)
     if fixed is not None:
         tiling.check_tile(fixed, setup.footprint)
     candidates = iter([fixed]) if fixed else _candidates(setup)
     return tiling.largest_that_fits(candidates, pricing.fits, lambda tile: _refusal(setup, budget, pricing, tile))
 
 
+def _tile_begun_with(setup: Setup) -> Tile | None:
+    """The tile of an unfinished or finished run that differs in nothing else."""
+    stored = Ledger(setup.job.output).key() or {}
+    tile = tuple(stored.get("geometry", {}).get("tile", ()))
+    return tile if tile and not changes(stored, setup.key(tile)) else None
+
+
 def _candidates(setup: Setup) -> Iterator[Tile]:
-    return tiling.tile_candidates(setup.grid.shape, setup.footprint)
+    """In `tile` mode the product depends on the tile, so that one is a function of block and network alone."""
+    if setup.mode.EXACT:
+        return tiling.tile_candidates(setup.grid.shape, setup.footprint)
+    return iter([tiling.standard_tile(setup.grid.shape, setup.footprint)])
 
 
 def _refusal(setup: Setup, budget: Budget, pricing: Pricing, tile: Tile) -> str:
@@ -165,7 +174,7 @@ def _tasks(setup: Setup) -> Iterator[Task]:
 def _facts(setup: Setup, tile: Tile, price: Price) -> tuple[tuple[str, str], ...]:
     grid, source, layout, inexact = setup.grid, setup.source, setup.layout, setup.inexact()
     halo = ", ".join(f"{before}+{after}" for before, after in setup.footprint.halo)
-    promise = f"inexact ({inexact})" if inexact else "equals whole-volume inference"
+    promise = f"inexact ({inexact})" if inexact else f"equals whole-volume inference{setup.condition()}"
     useful = price.useful_flops / price.flops if price.flops else 1.0
     facts = [
         ("input", f"{source.location}  {plain.by(source.shape)} {source.dtype}, {source.channels} channel(s)"),

@@ -197,6 +197,7 @@ class Setup:
                 "assembly": self.assembly.name,
                 "axis": self.assembly.axis if self.assembly.ndim == 2 else None,
                 "inexact": self.inexact(),
+                "condition": self.condition().removeprefix(", "),
             },
             "provenance": {
                 "software": f"volpipe {__version__}",
@@ -204,6 +205,10 @@ class Setup:
                 **plan.key,
             },
         }
+
+    def condition(self) -> str:
+        """What the promise rests on where volpipe does not know the network: halo and period by hand, or ""."""
+        return ", if halo and period as given are right" if self.ref.halo is not None else ""
 
     def inexact(self) -> str:
         """Why the product is not the whole-volume result, or "" where the footprint says that it is."""

@@ -235,7 +235,8 @@ class PyramidJob(BaseModel):
 
     @property
     def _method(self) -> str:
-        labels = self._product.layout.dtype.name in ("uint32", "uint64")
+        encoded = self._product.attributes.get("encoding") == "labels"  # classes, which our own products store small
+        labels = encoded or self._product.layout.dtype.name in ("uint32", "uint64")
         return self.method or ("mode" if labels else "mean")
 
     def _key(self) -> dict[str, Any]:

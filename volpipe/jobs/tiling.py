@@ -21,6 +21,7 @@ SHARD = 256
 CHUNK = 64
 ENOUGH_BLOCKS = 8  # below this, smaller blocks: a laptop's cores should all have work
 SMALLEST_TILE = 16
+LARGEST_STANDARD_TILE = 128
 
 
 def default_block(region: Sequence[int]) -> tuple[int, ...]:
@@ -71,6 +72,11 @@ def tile_candidates(block: Sequence[int], footprint: Footprint) -> Iterator[tupl
         if not halves:
             return
         tile = min(halves, key=lambda half: _overhead(half, footprint))
+
+
+def standard_tile(block: Sequence[int], footprint: Footprint) -> tuple[int, ...]:
+    """At most 128 voxels an axis, on the period: the tile where a budget must not decide."""
+    return tuple(ceil_to(min(b, LARGEST_STANDARD_TILE), p) for b, p in zip(block, footprint.period, strict=True))
 
 
 def _halved(tile: tuple[int, ...], axis: int, footprint: Footprint) -> tuple[int, ...]:

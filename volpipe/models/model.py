@@ -252,7 +252,7 @@ def _file(name: str) -> Path:
 
 
 def _fingerprint(location: str, weights: str | None, trust_code: bool) -> str:
-    """SHA-256 of what the numbers depend on: a preset's architecture, a file, or code and weights."""
+    """SHA-256 of what the numbers depend on: an architecture, a file, or a factory with its file and weights."""
     kind = _kind(location)
     if kind == "preset":
         from volpipe.models.architecture import to_json
@@ -263,7 +263,8 @@ def _fingerprint(location: str, weights: str | None, trust_code: bool) -> str:
     if kind == "factory":
         from volpipe.models.factory import source_file
 
-        parts = [_digest(source_file(location, trust_code)), _digest(Path(weights)) if weights else ""]
+        function = location.partition(":")[2]
+        parts = [function, _digest(source_file(location, trust_code)), _digest(Path(weights)) if weights else ""]
         return hashlib.sha256("".join(parts).encode()).hexdigest()
     if kind == "script":
         from volpipe.models.archive import require_torchscript

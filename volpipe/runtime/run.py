@@ -173,15 +173,17 @@ def _open_ledger(job: Job, plan: Plan, restart: bool) -> _State:
         job.begin(plan, fresh=False, replace=False)
         for entry in ledger.receipts():
             state.take(_receipt(entry))
-    else:
-        ledger.clear()  # before the product goes: receipts must never outlive what they stand for
-        if not occupied(job.product):
-            ledger.begin(plan.key)  # before the product comes: killed in between, the same command begins again
-        try:
-            job.begin(plan, fresh=True, replace=restart)
-        except UsageError:
-            ledger.clear()  # refused: nothing was begun
-            raise
+        return state
+    ours = restart or ledger.key() is not None
+    ledger.clear()  # before the product goes: receipts must never outlive what they stand for
+    if not occupied(job.product) or not restart:
+        ledger.begin(plan.key)  # before the product comes: killed in between, the same command begins again
+    try:
+        job.begin(plan, fresh=True, replace=ours)
+    except UsageError:
+        ledger.clear()  # refused: nothing was begun
+        raise
+    if restart:
         ledger.begin(plan.key)
     return state
 
@@ -203,7 +205,7 @@ def _goes_on(product: str, ledger: Ledger, plan: Plan, restart: bool) -> bool:
             f"{product}: was begun with something else ({'; '.join(changed)}); give another place, or --restart to "
             "make it anew"
         )
-    return True
+    return any(True for _ in ledger.receipts())  # else the product may be half made: it is made again
 
 
 def _receipt(entry: Mapping[str, Any]) -> Receipt:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -37,17 +38,19 @@ class Ledger:
         self._folder: Folder = open_folder(self.location)
         self._pending: list[Receipt] = []
         self._next = 1 + max((int(name.removeprefix(_SEGMENT)) for name in self._segments()), default=0)
+        self._begun = self._folder.get(_KEY)
         self._started = self._flushed = time.monotonic()
 
     def key(self) -> dict[str, Any] | None:
         """What the product is made of, or None if no run has begun."""
         stored = self._folder.get(_KEY)
-        return None if stored is None else dict(json.loads(stored))
+        return None if stored is None else {k: v for k, v in json.loads(stored).items() if k != "run"}
 
     def begin(self, key: Mapping[str, Any]) -> None:
         """Start an empty ledger for a product made of `key`."""
         self.clear()
-        self._folder.put(_KEY, json.dumps(key, indent=1, default=str).encode())
+        self._begun = json.dumps({"run": uuid.uuid4().hex, **key}, indent=1, default=str).encode()
+        self._folder.put(_KEY, self._begun)
 
     def clear(self) -> None:
         """Forget everything; the key first, since receipts without one stand for nothing."""
@@ -79,6 +82,8 @@ class Ledger:
         self._flushed = time.monotonic()
         if not self._pending:
             return
+        if self._folder.get(_KEY) != self._begun:  # begun anew under us: our receipts are of a product that is gone
+            raise RunError(f"{self.location}: another run has begun this product anew; stop one of them")
         lines = "".join(json.dumps(dict(receipt)) + "\n" for receipt in self._pending)
         try:
             self._folder.put_new(f"{_SEGMENT}{self._next:08d}", lines.encode())
