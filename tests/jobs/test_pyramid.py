@@ -62,6 +62,13 @@ def test_labels_take_the_mode_by_themselves(tmp_path, run_serially):
     assert ome["multiscales"][0]["type"] == "mode"
 
 
+def test_classes_of_our_own_products_are_labels_whatever_their_dtype(tmp_path):
+    product, _ = volume(tmp_path, dtype="uint8")
+    assert PyramidJob(volume=product.location, factors="2,2,2").plan(PLENTY).key["settings"]["method"] == "mean"
+    product.update(encoding="labels")
+    assert PyramidJob(volume=product.location, factors="2,2,2").plan(PLENTY).key["settings"]["method"] == "mode"
+
+
 def test_default_factors_and_scales_by_hand(tmp_path, run_serially):
     product, _ = volume(tmp_path)  # 30 x 4 x 4 nm: y and x are halved until 32, then all; chunks of 8
     run_serially(PyramidJob(volume=product.location))

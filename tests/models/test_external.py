@@ -202,6 +202,13 @@ def test_what_one_tile_shows_is_checked(factory, name, result, say):
         load_model(ref)
 
 
+def test_two_factories_of_one_module_are_two_models(factory):
+    location = factory("twins", "return nn.Conv3d(1, 1, 3)")
+    module = location.partition(":")[0]
+    hashes = {resolve_model(f"{module}:{name}", trust_code=True).sha256 for name in ("make", "make_another")}
+    assert len(hashes) == 2
+
+
 def test_a_factory_is_not_run_without_trust(factory, tmp_path):
     location = factory("untrusted", "return nn.Identity()")
     (tmp_path / "untrusted.py").write_text("raise SystemExit('was run')")
