@@ -41,6 +41,11 @@ def job(counting, tmp_path):
     return make
 
 
+def hear_interrupts():
+    """A shell that runs the tests in the background lets them ignore Ctrl-C, and what they start would too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Processes:
     """Commands that run in folders of their own, and end with whatever they started."""
 
@@ -63,8 +68,10 @@ class Processes:
         environment |= {variable: os.pathsep.join(filter(None, parts)) for variable, parts in paths.items()}
         ours = {name: value for name, value in os.environ.items() if name not in allocator.ENVIRONMENT}
         with self.log(name).open("wb") as log:
-            process = subprocess.Popen(command, cwd=folder, start_new_session=True, env=ours | environment,
-                                       stdout=log, stderr=subprocess.STDOUT)  # fmt: skip
+            process = subprocess.Popen(
+                command, cwd=folder, env=ours | environment, stdout=log, stderr=subprocess.STDOUT,
+                start_new_session=True, preexec_fn=hear_interrupts,
+            )  # fmt: skip
         self._running.append(process)
         return process
 
