@@ -1,4 +1,4 @@
-"""What a worker process is promised to hold, everything counted (checked by benchmarks/memory.py).
+"""What a worker process is promised to hold, everything counted (benchmarks/memory.py sets it beside the peak).
 
 process                       python, torch, zarr and dask, imported
 weights                       once per process

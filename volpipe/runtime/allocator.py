@@ -1,4 +1,4 @@
-"""Allocator settings of processes that run 3D networks on a CPU: a quarter to a half of the CPU time of the default.
+"""Allocator settings of processes that run 3D networks on a CPU: they save a quarter of the CPU time and more.
 
 glibc gives each large activation back to the kernel when it is freed and faults it in again, page by page, for the
 next one. With these settings it keeps the heap, and torch asks for huge pages (a fault for 2 MiB instead of 4 KiB, and

@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from volpipe.volume.apart import check_apart, check_place
     from volpipe.volume.layout import Layout
     from volpipe.volume.mask import Mask
-    from volpipe.volume.product import Product, create_product, open_product, product_exists
+    from volpipe.volume.product import Product, create_product, open_product
     from volpipe.volume.source import LevelInfo, Source, levels_of, open_source
 
 _HOMES = {
     "volpipe.volume.apart": ("check_apart", "check_place"),
     "volpipe.volume.layout": ("Layout",),
     "volpipe.volume.mask": ("Mask",),
-    "volpipe.volume.product": ("Product", "create_product", "open_product", "product_exists"),
+    "volpipe.volume.product": ("Product", "create_product", "open_product"),
     "volpipe.volume.source": ("LevelInfo", "Source", "levels_of", "open_source"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -34,7 +34,6 @@ __all__ = [
     "levels_of",
     "open_product",
     "open_source",
-    "product_exists",
 ]
 
 

@@ -31,7 +31,7 @@ from volpipe.volume.layout import Extents, Layout
 from volpipe.volume.multiscale import Factors, document, with_levels
 from volpipe.volume.units import micrometres_per
 
-__all__ = ["COMPLETE", "RUNNING", "Layout", "Product", "create_product", "open_product", "product_exists"]
+__all__ = ["COMPLETE", "RUNNING", "Layout", "Product", "create_product", "open_product"]
 
 NAMESPACE = "volpipe"
 RUNNING, COMPLETE = "running", "complete"
@@ -234,11 +234,6 @@ def open_product(location: str) -> Product:
         ProductError: there is none, or its axes are not z, y, x or c, z, y, x.
     """
     return Product(location, stored_layout(absolute(location)))
-
-
-def product_exists(location: str) -> bool:
-    """True if anything is stored there, whoever made it."""
-    return occupied(absolute(location))
 
 
 def own_attributes(location: str) -> dict[str, Any] | None:
