@@ -1,6 +1,7 @@
 """What the engine costs over a bare loop: CPU-seconds of the same network on the same tiles of the same volume.
 
     bare      read a block with its halo, run its tiles, write it; volpipe's allocator settings and memory format
+    pair      two such loops at once, each half of the blocks: what two busy cores cost each other
     user      the same loop as one would write it: tile by tile, torch's defaults, the default allocator
     serial    volpipe apply --serial
     cluster   volpipe apply on a local cluster, one worker with as many slots as cores
@@ -29,7 +30,7 @@ from machine import RESULTS, save, table
 
 HERE = Path(__file__).parent
 HALO = 8
-VARIANTS = ("bare", "user", "serial", "cluster")
+VARIANTS = ("bare", "pair", "user", "serial", "cluster")
 SMALL = 64  # edge of the volume that start-up is measured on
 
 
@@ -57,6 +58,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--name", default="cpu", help=f"of the result in {RESULTS.name}/")
     parser.add_argument("--variant", choices=VARIANTS, help="(internal) run one variant in this process")
     parser.add_argument("--folder", type=Path, help="(internal)")
+    parser.add_argument("--part", default="0/1", help="(internal) which of how many parts of the blocks")
     return parser.parse_args()
 
 
@@ -98,12 +100,16 @@ def _process_seconds(variant: str, size: int, folder: Path, options: argparse.Na
     command = [sys.executable, __file__, "--variant", variant, "--size", str(size), "--folder", str(folder)]
     command += ["--shard", str(min(options.shard, size)), "--tile", str(min(options.tile, size))]
     environment = dict(os.environ, OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
-    if variant == "bare":
+    if variant in ("bare", "pair"):
         from volpipe.runtime.allocator import ENVIRONMENT
 
         environment |= ENVIRONMENT
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     before, began = _children_seconds(), time.perf_counter()
-    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    parts = ("0/2", "1/2") if variant == "pair" else ("0/1",)
+    running = [subprocess.Popen([*command, "--part", part], env=environment, **quiet) for part in parts]
+    if any(process.wait() for process in running):
+        raise RuntimeError(f"{variant} failed: {' '.join(command)}")
     return _children_seconds() - before, time.perf_counter() - began
 
 
@@ -114,10 +120,10 @@ def _children_seconds() -> float:
 
 def _run_variant(options: argparse.Namespace) -> None:
     raw = options.folder / f"raw{options.size}.ome.zarr"
-    out = options.folder / f"out-{options.variant}.ome.zarr"
+    out = options.folder / f"out-{options.variant}{options.part[0]}.ome.zarr"
     for old in (out, Path(f"{out}.ledger")):
         shutil.rmtree(old, ignore_errors=True)
-    loops = {"bare": bare_loop, "user": user_loop}
+    loops = {"bare": bare_loop, "pair": bare_loop, "user": user_loop}
     if options.variant in loops:
         loops[options.variant](raw, out, options)
     else:
@@ -139,13 +145,14 @@ def volpipe_apply(raw: Path, out: Path, options: argparse.Namespace) -> None:
 
 
 def bare_loop(raw: Path, out: Path, options: argparse.Namespace) -> None:
-    """Nothing but the work, block by block, as fast as it goes."""
+    """Nothing but the work, block by block, as fast as it goes; shards stored as volpipe stores them."""
     import torch
     import zarr
 
     network = _network(options.folder).to(memory_format=torch.channels_last_3d)
     source, product = zarr.open_array(raw / "0", mode="r"), _empty_product(out, options)
-    for core in _cells((0, 0, 0), source.shape, options.shard):
+    part, parts = map(int, options.part.split("/"))
+    for core in _cells((0, 0, 0), source.shape, options.shard)[part::parts]:
         low, window = _window(source, core)
         block = np.empty([b - a for a, b in core], np.uint8)
         for own in _cells([a for a, _ in core], [b for _, b in core], options.tile):
@@ -185,10 +192,12 @@ def _network(folder: Path) -> Any:
 
 def _empty_product(out: Path, options: argparse.Namespace, shards: bool = True) -> Any:
     import zarr
+    from zarr.codecs import ZstdCodec
 
     chunks, shard = (min(64, options.size),) * 3, (options.shard,) * 3
     return zarr.create_array(
-        out / "0", shape=(options.size,) * 3, dtype="uint8", chunks=chunks, shards=shard if shards else None
+        out / "0", shape=(options.size,) * 3, dtype="uint8", chunks=chunks, shards=shard if shards else None,
+        compressors=ZstdCodec(level=3, checksum=True),
     )  # fmt: skip
 
 

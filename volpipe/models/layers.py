@@ -14,11 +14,11 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from volpipe.errors import ModelError
 from volpipe.geometry import Footprint
+from volpipe.models.kernels import use_fast_kernels
 
 Norm = Literal["batch", "instance", "group", "none"]
 Activation = Literal["none", "sigmoid", "softmax", "tanh"]
@@ -133,47 +133,10 @@ def tile_statistics(network: nn.Module) -> str:
     return ""
 
 
-class PointwiseConv(nn.Module):
-    """A convolution of kernel 1 as a matrix product over channels.
-
-    torch 2.13 gives such a convolution to a slow kernel when it runs on one thread, which also turns channels-last
-    memory around and back: 6 times the CPU time, and twice the memory (32 to 16 channels, 96^3 voxels).
-    """
-
-    def __init__(self, conv: nn.Conv2d | nn.Conv3d) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(conv.weight.detach().flatten(1))
-        self.bias = conv.bias
-
-    def forward(self, image: Tensor) -> Tensor:
-        """(n, c, ...) -> (n, c', ...), in the memory format that it is given."""
-        return functional.linear(image.movedim(1, -1), self.weight, self.bias).movedim(-1, 1)
-
-
-class EmptyChannel(nn.Module):
-    """Adds a channel of zeros, for a 3D convolution of a single channel.
-
-    torch 2.13 gives such a convolution on a CPU to a kernel that unrolls every window: 3 times the CPU time, and 27
-    times the image in memory. Weights of zero for a second channel change no number.
-    """
-
-    def forward(self, image: Tensor) -> Tensor:
-        """(n, 1, z, y, x) -> (n, 2, z, y, x), channels-last."""
-        return functional.pad(image.movedim(1, -1), (0, 1)).movedim(-1, 1)
-
-
-def _with_empty_channel(conv: nn.Conv3d) -> nn.Module:
-    wide = copy.deepcopy(conv)
-    wide.weight = nn.Parameter(torch.cat([conv.weight.detach(), torch.zeros_like(conv.weight)], dim=1))
-    wide.in_channels = 2
-    return nn.Sequential(EmptyChannel(), wide)
-
-
 def folded(network: nn.Module) -> nn.Module:
-    """A copy in eval mode that computes the same function of the image with fewer passes over memory.
+    """A copy in eval mode with batch normalisations multiplied into the convolutions before them.
 
-    Batch normalisations are multiplied into the convolutions before them (one tensor less per convolution: a third less
-    memory for a U-Net), and convolutions that torch gives to slow kernels are written so that it does not.
+    The same function of the image with one tensor less per convolution: a third less memory for a U-Net.
     """
     network = copy.deepcopy(network).eval()
     for unit in list(network.modules()):
@@ -182,18 +145,12 @@ def folded(network: nn.Module) -> nn.Module:
             transposed = isinstance(before[-1], nn.modules.conv._ConvTransposeNd)
             fused = fuse_conv_bn_eval(before[-1], unit.norm, transposed)  # type: ignore[type-var]
             unit.conv, unit.norm = nn.Sequential(*before[:-1], fused), nn.Identity()
-    for parent in list(network.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.Conv2d | nn.Conv3d) and set(child.kernel_size + child.stride) == {1}:
-                setattr(parent, name, PointwiseConv(child))
-            elif isinstance(child, nn.Conv3d) and child.in_channels == 1:
-                setattr(parent, name, _with_empty_channel(child))
     return network
 
 
 def for_inference(network: nn.Module) -> nn.Module:
-    """The same network in eval mode, float32, without gradients."""
-    network.eval().float()
+    """The same network in eval mode, float32, without gradients, its convolutions on kernels that are not slow."""
+    use_fast_kernels(network).eval().float()
     for parameter in network.parameters():  # TorchScript has no Module.requires_grad_
         parameter.requires_grad_(False)
     return network
