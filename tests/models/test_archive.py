@@ -12,6 +12,7 @@ from torch.export.pt2_archive import PT2ArchiveReader, PT2ArchiveWriter
 
 from volpipe.errors import ModelError
 from volpipe.models import load_model, resolve_model
+from volpipe.models.archive import UNREAD
 
 
 class Bomb:
@@ -83,6 +84,18 @@ def test_an_untouched_archive_is_loaded(exported):
     assert load_model(resolve_model(rewrite(exported, {}))).out_channels == 1
 
 
+@pytest.mark.parametrize(
+    "derive", [lambda dim: 2 * dim, lambda dim: dim + 2, lambda dim: 4 * dim - 8], ids=["2h", "h + 2", "4h - 8"]
+)
+def test_a_length_may_be_derived_from_another(tmp_path, derive):
+    path = tmp_path / "net.pt2"
+    h, w = torch.export.Dim("h", min=4), torch.export.Dim("w", min=4)
+    shapes = ({2: derive(h), 3: derive(w)},)
+    network = nn.Conv2d(1, 1, 3, padding=1).eval()
+    torch.export.save(torch.export.export(network, (torch.zeros(1, 1, 24, 32),), dynamic_shapes=shapes), path)
+    assert load_model(resolve_model(str(path))).out_channels == 1
+
+
 def pickled_sample(trace):
     return {"data/sample_inputs/model.pt": dumped(((Bomb(trace),), {}))}
 
@@ -121,6 +134,17 @@ def test_a_pickle_in_an_export_is_never_loaded(exported, trace, attack, trust_co
     assert not trace.exists()
 
 
+ANY_LENGTH = {"min_val": 2, "max_val": None}
+NO_LENGTHS = ("eval('1')*2", "2*f(s0)", "s0.real", "2**s0", "s0*s1*s2", "2*s0 if s0 else 1", "", "2*s0 # s0")
+
+
+def add_tensor(data, name):
+    """A tensor of any name, with a size that is code."""
+    tensors = data["graph_module"]["graph"]["tensor_values"]
+    size = {"as_expr": {"expr_str": "eval('1')", "hint": {"as_int": 16}}}
+    tensors[name] = {**tensors["conv2d"], "sizes": [size]}
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -135,6 +159,8 @@ def test_a_pickle_in_an_export_is_never_loaded(exported, trace, attack, trust_co
             )
         ),
         in_json("builtins.tuple", "collections.namedtuple"),
+        *(edited(lambda data, name=name: data["range_constraints"].update({name: ANY_LENGTH})) for name in NO_LENGTHS),
+        *(edited(lambda data, name=name: add_tensor(data, name)) for name in sorted(UNREAD)),
     ],
 )
 def test_code_in_an_export_is_refused_unless_trusted(exported, change):

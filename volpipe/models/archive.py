@@ -24,6 +24,8 @@ OPERATORS = re.compile(
     r"|_operator\.(add|sub|mul|floordiv|truediv|mod|pow|neg|getitem|eq|ne|lt|le|gt|ge|and_|or_|not_)"
 )
 WORD = re.compile(r"[\w .,:+>-]*")
+# a length of the input: s77, or 2*s77 + 1 where its Dim was derived from another
+LENGTH = re.compile(r"-?(\d+\*)?\w+( [+-] (\d+\*)?\w+)*")
 NAMES = frozenset(
     {"L", "max", "min", "true", "false", "Symbol", "Integer", "Float", "Rational", "Identity", "ToFloat"}
     | {"Add", "Mul", "Pow", "Mod", "PythonMod", "Max", "Min", "PowByNatural", "IntTrueDiv", "FloatTrueDiv"}
@@ -37,7 +39,7 @@ ARITHMETIC = (
     ast.unaryop,
 )  # fmt: skip
 ATTRIBUTES = frozenset({"size", "shape"})
-# text for people
+# text for people; a dictionary of that name is read
 UNREAD = frozenset({"stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "torch_version"})
 TREE_TYPES = frozenset({None, "builtins.tuple", "builtins.list", "builtins.dict"})
 
@@ -112,20 +114,26 @@ def _pickled_samples(names: list[str], read: Callable[[str], bytes]) -> Iterator
 
 def _code(value: Any, key: str) -> Iterator[str]:
     """Texts of a graph that are not plain: each kind of place has its own rule."""
-    if key in UNREAD:
-        return
     if isinstance(value, dict):
+        is_plain = NAME_RULES.get(key, _is_word)
         for name, part in value.items():
-            yield from (*_code(name, ""), *_code(part, name))
+            if not is_plain(name):
+                yield name
+            yield from _code(part, name)
     elif isinstance(value, list):
         for part in value:
             yield from _code(part, key)
-    elif isinstance(value, str) and not RULES.get(key, _is_word)(value):
+    elif isinstance(value, str) and key not in UNREAD and not RULES.get(key, _is_word)(value):
         yield value
 
 
 def _is_word(text: str) -> bool:
     return WORD.fullmatch(text) is not None
+
+
+def _is_length(text: str) -> bool:
+    """A sum of names and whole multiples of names."""
+    return LENGTH.fullmatch(text) is not None
 
 
 def _is_operator(text: str) -> bool:
@@ -168,3 +176,4 @@ RULES: dict[str, Callable[[str], bool]] = {
     "in_spec": _is_tree,
     "out_spec": _is_tree,
 }
+NAME_RULES: dict[str, Callable[[str], bool]] = {"range_constraints": _is_length}
