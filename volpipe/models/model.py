@@ -182,12 +182,12 @@ def _load(ref: ModelRef) -> Model:
 
 def _as_asked(model: Model, ref: ModelRef) -> Model:
     """Our own model with what was given by hand checked against what is known."""
-    for what, given, known in (
+    for what, given, known in (  # arguments of `resolve_model` alone: under `apply` the volume tells them
         ("ndim", ref.ndim, model.ndim),
-        ("in-channels", ref.in_channels, model.in_channels),
+        ("in_channels", ref.in_channels, model.in_channels),
     ):
         if given is not None and given != known:
-            raise ModelError(f"model {ref.location}: --{what} {given}, but it has {known}; leave the option out")
+            raise ModelError(f"model {ref.location}: {what}={given}, but it has {known}; leave the argument out")
     footprint = footprint_by_hand(ref, model.ndim)
     if footprint is not None and model.footprint is not None:
         _require_enough(ref, footprint, model.footprint)
