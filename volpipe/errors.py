@@ -14,6 +14,27 @@ VolpipeError
     └── BlocksFailed     exit 3   some blocks were set aside; the rest is done, the same command does what is missing
 """
 
+from __future__ import annotations
+
+import re
+
+TORCHSCRIPT_FAILED = "The following operation failed in the TorchScript interpreter"
+RAISED = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception): (.+)")
+
+
+def reason(error: BaseException) -> str:
+    """The one line of another library's error that says what happened; its type where the error says nothing.
+
+    The first line, as torch's messages run on for pages; but TorchScript tells first where in the network it was.
+    """
+    lines = [line.rstrip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    if not lines[0].startswith(TORCHSCRIPT_FAILED):
+        return lines[0].strip()
+    raised = (match[1] for line in lines if (match := RAISED.match(line)))
+    return next(raised, lines[-1].strip())
+
 
 class VolpipeError(Exception):
     """Base of all errors raised on purpose; `exit_code` is the command's exit status."""

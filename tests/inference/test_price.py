@@ -1,5 +1,8 @@
 """What a forward pass costs, against numbers counted by hand."""
 
+import dataclasses
+import io
+import re
 import warnings
 
 import pytest
@@ -7,6 +10,7 @@ import torch
 from torch import nn
 
 from volpipe.errors import ModelError
+from volpipe.geometry import Footprint
 from volpipe.inference.precision import Precision
 from volpipe.inference.price import forward_price
 from volpipe.models import load_model, resolve_model
@@ -105,11 +109,42 @@ def test_the_model_is_left_as_it_was():
     assert {(p.device.type, p.dtype) for p in given.network.parameters()} == {("cpu", torch.float32)}
 
 
-def test_a_network_that_fails_on_the_tile_is_one_line(model):
-    class Halves(nn.Module):
-        def forward(self, image):
-            small = nn.functional.max_pool2d(image, 2)
-            return image + nn.functional.interpolate(small, scale_factor=2.0)
+class Halves(nn.Module):
+    """Fails on odd lengths."""
 
-    with pytest.raises(ModelError, match=r"fails on a tile of \(10, 13\) voxels .* check --period"):
-        forward_price(model(Halves(), 2, 2, 2), (10, 13), 1, FP32)
+    def forward(self, image):
+        small = nn.functional.max_pool2d(image, 2)
+        return image + nn.functional.interpolate(small, scale_factor=2.0)
+
+
+def saved(network):
+    buffer = io.BytesIO()
+    torch.jit.save(network, buffer)
+    buffer.seek(0)
+    return torch.jit.load(buffer)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda network: network,
+        torch.jit.script,
+        lambda network: saved(torch.jit.script(network)),
+        lambda network: saved(torch.jit.trace(network, torch.rand(1, 2, 8, 8))),
+    ],
+    ids=["python", "script", "saved script", "saved trace"],
+)
+def test_a_network_that_fails_on_the_tile_is_one_line(model, made):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        network = made(Halves())
+    with pytest.raises(ModelError) as stop:
+        forward_price(model(network, 2, 2, 2), (10, 13), 1, FP32)
+    said = r"the network fails on a tile of \(10, 13\) voxels \(The size of tensor a .*\); check --period"
+    assert re.fullmatch(said, str(stop.value))
+
+
+def test_the_tile_that_failed_is_the_one_that_is_named(model):
+    network = dataclasses.replace(model(Halves(), 2, 2, 2), footprint=Footprint.from_halo((1, 1), (3, 3)))
+    with pytest.raises(ModelError, match=r"a tile of \(66, 63\) voxels"):
+        forward_price(network, (660, 63), 1, FP32)

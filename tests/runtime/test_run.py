@@ -7,6 +7,7 @@ import pytest
 from volpipe.errors import BlocksFailed, ProductError, RunError
 from volpipe.runtime.run import run
 from volpipe.runtime.settings import RunSettings
+from volpipe.runtime.worker import do_batch
 
 SERIAL = RunSettings(serial=True, threads=1)
 CLUSTER = RunSettings(workers=2, threads=1, memory_per_worker="1GiB")
@@ -75,6 +76,17 @@ def test_a_worker_without_the_software_is_one_line(job, monkeypatch, counting):
     monkeypatch.undo()  # the workers' path no longer holds the job's module
     with pytest.raises(BlocksFailed, match="cannot load block: ModuleNotFoundError: No module named 'counting'"):
         go(one, CLUSTER)
+
+
+def test_an_error_of_torchscript_is_one_line_that_says_what_happened():
+    def work(item):
+        where = "Traceback of TorchScript (most recent call last):\n  File 'net.py', line 3, in forward"
+        raise RuntimeError(
+            f"The following operation failed in the TorchScript interpreter.\n{where}\nRuntimeError: 12 is not 13"
+        )
+
+    (failure,) = do_batch("block", work, [5])
+    assert failure.text == "block 5: RuntimeError: 12 is not 13"
 
 
 def test_a_full_disk_stops_the_run(job):

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
-from volpipe.errors import ModelError
+from volpipe.errors import ModelError, reason
 from volpipe.geometry import AxisFootprint
 from volpipe.inference.precision import Precision
 from volpipe.inference.predictor import copied
@@ -106,14 +106,24 @@ def _count_small(model: Model, size: tuple[int, ...], precision: Precision) -> t
     """From a small tile: a large one may not fit into the memory of whoever plans, and costs grow with the voxels."""
     axes = model.footprint.axes if model.footprint is not None else (AxisFootprint(),) * model.ndim
     small = (*size[:2], *(min(n, axis.admissible(SMALL_TILE)) for n, axis in zip(size[2:], axes, strict=True)))
-    network = copied(model.network).to(precision.storage)
+    network, tile = copied(model.network).to(precision.storage), torch.zeros(small, dtype=precision.storage)
     try:
-        flops, peak = _count(network, torch.zeros(small, dtype=precision.storage))
+        flops, peak = _count(network, tile)
     except Exception as error:  # a user's network may raise anything
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ModelError(f"the network fails on a tile of {size[2:]} voxels ({reason}); check --period") from error
+        why = reason(_uncounted(network, tile) or error)
+        raise ModelError(f"the network fails on a tile of {small[2:]} voxels ({why}); check --period") from error
     times = math.prod(size) / math.prod(small)
     return flops * times, math.ceil(peak * times * precision.compute.itemsize / precision.storage.itemsize)
+
+
+@torch.no_grad()
+def _uncounted(network: torch.nn.Module, x: Tensor) -> Exception | None:
+    """The error of a pass that is not counted: under a count TorchScript drops what the operation said."""
+    try:
+        network(x)
+    except Exception as error:  # a user's network may raise anything
+        return error
+    return None
 
 
 @torch.no_grad()

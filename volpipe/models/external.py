@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from volpipe.errors import ModelError
+from volpipe.errors import ModelError, reason
 from volpipe.geometry import ceil_to
 from volpipe.models import factory
 from volpipe.models.archive import require_plain_export, require_torchscript
@@ -83,7 +83,9 @@ def _tried(ref: ModelRef, loaded: Loaded) -> tuple[int, int, int]:
 
 def _try_input(ref: ModelRef, network: nn.Module, ndim: int | None, in_channels: int | None) -> tuple[int, int, int]:
     if ndim not in (2, 3) or in_channels is None:
-        raise ModelError(f"model {ref.location}: it does not tell its input; give --ndim 2 or 3 and --in-channels")
+        raise ModelError(
+            f"model {ref.location}: it does not tell its input; give resolve_model ndim=2 or 3 and in_channels="
+        )
     footprint = footprint_by_hand(ref, ndim)
     period = (1,) * ndim if footprint is None else footprint.period
     return ndim, in_channels, _try_tile(ref.location, network, in_channels, period)
@@ -94,7 +96,7 @@ def _load_exported(ref: ModelRef) -> Loaded:
     try:
         program = torch.export.load(ref.location)
     except Exception as error:
-        raise ModelError(f"model {ref.location}: torch.export cannot load it ({_first_line(error)})") from error
+        raise ModelError(f"model {ref.location}: torch.export cannot load it ({reason(error)})") from error
     shape = _input_shape(ref.location, program)
     _require_eval(ref.location, program)
     network: nn.Module = program.module()
@@ -118,7 +120,7 @@ def _input_shape(location: str, program: torch.export.ExportedProgram) -> tuple[
     if fixed:
         raise ModelError(
             f"model {location}: takes one length only along {', '.join(fixed)}; export it again with "
-            "dynamic_shapes, torch.export.Dim for every spatial axis"
+            "dynamic_shapes, torch.export.Dim.AUTO for every spatial axis"
         )
     return shape
 
@@ -162,7 +164,7 @@ def _load_script(ref: ModelRef) -> Loaded:
             warnings.simplefilter("ignore", DeprecationWarning)  # users' old files stay readable
             network: nn.Module = torch.jit.load(ref.location, map_location="cpu")  # type: ignore[no-untyped-call]
     except RuntimeError as error:
-        raise ModelError(f"model {ref.location}: torch.jit cannot load it ({_first_line(error)})") from error
+        raise ModelError(f"model {ref.location}: torch.jit cannot load it ({reason(error)})") from error
     return _describe(for_inference(network))
 
 
@@ -180,8 +182,8 @@ def _load_factory(ref: ModelRef) -> Loaded:
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
-        reason = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
-        raise ModelError(f"model {ref.location}: --weights {ref.weights} do not fit it: {reason}") from None
+        mismatch = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
+        raise ModelError(f"model {ref.location}: --weights {ref.weights} do not fit it: {mismatch}") from None
     return _describe(for_inference(network))
 
 
@@ -219,7 +221,7 @@ def _try_tile(location: str, network: nn.Module, in_channels: int, period: tuple
             )
         return int(outputs[0].shape[1])
     raise ModelError(
-        f"model {location}: fails on a tile of shape {shape} ({_first_line(failure)}); "
+        f"model {location}: fails on a tile of shape {shape} ({reason(failure)}); "
         "check its axes, its channels and --period"
     ) from failure
 
@@ -234,8 +236,3 @@ def _require_image(location: str, tile: Tensor, output: Any) -> None:
         raise ModelError(f"model {location}: returns {output.dtype}; return scores, labels are chosen after stitching")
     if not torch.isfinite(output).all():
         raise ModelError(f"model {location}: returns NaN or infinity on values in [0, 1); check its weights")
-
-
-def _first_line(error: Exception) -> str:
-    """The first line that says something; torch's messages run on for pages."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

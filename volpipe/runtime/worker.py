@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from volpipe.errors import VolpipeError, WriteError
+from volpipe.errors import VolpipeError, WriteError, reason
 from volpipe.plan import Receipt, TaskName, Work
 
 
@@ -71,7 +71,7 @@ def _do(work_name: str, work: Work, item: int) -> Outcome:
         detail = traceback.format_exc()
         return Failure((work_name, item), str(error), detail, retry=False, fatal=isinstance(error, WriteError))
     except Exception as error:  # whatever a user's network or a store raises: the other blocks go on
-        text = f"{work_name} {item}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        text = f"{work_name} {item}: {type(error).__name__}: {reason(error)}"
         return Failure((work_name, item), text, traceback.format_exc())
     return replace(receipt, peak_bytes=peak_resident_bytes(), worker=_name())
 
