@@ -51,6 +51,13 @@ def test_weights_are_counted_once(model, two_layers):
     assert forward_price(model(two_layers()), (10, 12), 7, FP32).weight_bytes == 4 * (4 * 2 * 9 + 4 + 3 * 4 + 3)
 
 
+def test_weights_are_counted_as_they_are_held(model, two_layers):
+    fp32, fp64, bf16 = (
+        forward_price(model(two_layers()), (10, 12), 1, precision).weight_bytes for precision in (FP32, FP64, BF16)
+    )
+    assert (fp64, bf16) == (2 * fp32, fp32)
+
+
 def test_half_precision_halves_the_activations(model, two_layers):
     full, half = (forward_price(model(two_layers()), (10, 12), 2, precision) for precision in (FP32, BF16))
     in_and_out = 4 * 2 * VOXELS * (2 + 3)  # in fp32 beside them

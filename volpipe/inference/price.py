@@ -98,8 +98,12 @@ def forward_price(model: Model, shape: Sequence[int], batch: int, precision: Pre
         flops, peak = _count_small(model, size, precision)
     if precision.compute != precision.storage:
         peak += 4 * batch * math.prod(shape) * (model.in_channels + model.out_channels)
-    weights = sum(p.numel() * p.element_size() for p in model.network.parameters())
-    return ForwardPrice(flops, peak, weights)
+    return ForwardPrice(flops, peak, _weight_bytes(model.network, precision))
+
+
+def _weight_bytes(network: torch.nn.Module, precision: Precision) -> int:
+    """As the predictor holds them; the model itself is in fp32."""
+    return sum(p.numel() for p in network.parameters()) * precision.storage.itemsize
 
 
 def _count_small(model: Model, size: tuple[int, ...], precision: Precision) -> tuple[float, int]:
