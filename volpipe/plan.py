@@ -124,6 +124,7 @@ class Plan:
             a product made under another key is never continued.
         facts: (label, text) lines that describe the plan to a person.
         reduce: joins the `value`s of two receipts, in any order; None where receipts carry none.
+        skips: True for an item of the tasks without needs that a mask will skip; None where there is no mask.
     """
 
     title: str
@@ -134,6 +135,7 @@ class Plan:
     key: Mapping[str, Any] = field(default_factory=dict)
     facts: tuple[tuple[str, str], ...] = ()
     reduce: Callable[[Any, Any], Any] | None = None
+    skips: Callable[[int], bool] | None = None
 
 
 class Job(Protocol):

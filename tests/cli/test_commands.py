@@ -74,6 +74,16 @@ def test_calibrating_prints_a_range_and_leaves_nothing(apply, tree, tmp_path, mo
     assert sorted(tmp_path.rglob("*")) == folders
 
 
+def test_calibrating_looks_past_masked_and_finished_blocks(apply, write_as, voxels, tmp_path):
+    lower = np.zeros_like(voxels)
+    lower[8:] = 1
+    words = ("--block", "8,16,16", "--mask", write_as("ome-zarr-0.5", lower, tmp_path / "mask"), "--dry-run")
+    assert "12 of 12 blocks left, the mask skips 6 of 12 looked up" in apply(*words, "--calibrate").out
+    assert apply(*words[:-1]).code == 0
+    assert "from 0 blocks; 0 of 12 blocks left" in apply(*words, "--calibrate").out
+    assert "12 of 12 blocks left" in apply(*words, "--calibrate", "--restart").out
+
+
 def test_calibrating_leaves_nothing_when_it_fails(apply, tmp_path, voxels):
     path = tmp_path / "nan.zarr"
     zarr.create_array(path, data=np.full(voxels.shape, np.nan, "float32"), chunks=(8, 8, 8))

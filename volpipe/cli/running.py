@@ -31,16 +31,16 @@ def run_or_describe(job: Job, values: dict[str, Any]) -> None:
     if values["calibrate"] and not values["dry_run"]:
         raise ConfigError("--calibrate: give it with --dry-run")
     if values["dry_run"]:
-        describe(job, settings, values["calibrate"])
+        describe(job, settings, calibrate=values["calibrate"], restart=values["restart"])
     else:
         run_and_tell(job, settings, values["restart"])
 
 
-def describe(job: Job, settings: RunSettings, calibrate: bool) -> None:
-    """Print the plan; with `calibrate` also the hours, from three blocks run for it."""
+def describe(job: Job, settings: RunSettings, *, calibrate: bool = False, restart: bool = False) -> None:
+    """Print the plan; with `calibrate` also the hours, from three blocks run for it (`restart`: of all blocks)."""
     from volpipe.runtime.calibrate import dry_run
 
-    plan, estimate = dry_run(job, settings, calibrate)
+    plan, estimate = dry_run(job, settings, calibrate, restart=restart)
     print_plan(plan)
     if estimate is not None:
         click.echo(f"  {'time':<12} {estimate}")

@@ -17,6 +17,6 @@ def command(pipeline: str, dry_run: bool, restart: bool) -> None:
     loaded = load_pipeline(pipeline)
     for job in loaded.job_list[: 1 if dry_run else None]:  # a later job may read what an earlier one makes
         if dry_run:
-            describe(job, loaded.run, calibrate=False)
+            describe(job, loaded.run)
         else:
             run_and_tell(job, loaded.run, restart)

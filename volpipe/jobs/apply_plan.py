@@ -13,7 +13,7 @@ from volpipe.jobs import memory, plain, tiling
 from volpipe.jobs.apply_setup import Setup
 from volpipe.jobs.apply_work import NAME, ApplyWork
 from volpipe.jobs.pyramid import pyramid_bytes, pyramid_tasks, pyramid_works
-from volpipe.plan import Budget, Plan, Price, Task, Work
+from volpipe.plan import Budget, Plan, Price, Task
 from volpipe.volume import Product
 from volpipe.volume.folder import absolute
 from volpipe.volume.ledger import Ledger, changes
@@ -32,14 +32,16 @@ def plan_of(setup: Setup, budget: Budget) -> Plan:
     tile = _tile(setup, budget, pricing)
     pricing.forward(pricing.reads(tile).smallest_tile)  # a network that needs more than the thinnest tile says so now
     price = pricing.price(tile)
+    apply = _work(setup, budget, tile, price.worker_bytes)
     return Plan(
         title=f"apply {setup.job.model} to {setup.job.input}",
-        works=_works(setup, budget, tile, price.worker_bytes),
+        works={NAME: apply, **pyramid_works(apply.product, setup.factors, setup.method)},
         tasks=lambda: _tasks(setup),
         count=len(setup.grid) + sum(len(level.grid) for level in setup.layout.levels(setup.factors)[1:]),
         price=price,
         key=setup.key(tile),
         facts=_facts(setup, tile, price),
+        skips=None if setup.mask is None else apply.skips,
     )
 
 
@@ -154,16 +156,15 @@ def _block_fits(setup: Setup, budget: Budget, block: Tile) -> bool:
     return pricing.fits(smallest)
 
 
-def _works(setup: Setup, budget: Budget, tile: Tile, promised: int) -> dict[str, Work]:
+def _work(setup: Setup, budget: Budget, tile: Tile, promised: int) -> ApplyWork:
     job = setup.job
-    product = Product(absolute(job.output), setup.layout)
-    apply = ApplyWork(
-        source=setup.source, product=product, mask=setup.mask, model=setup.ref, normalisation=setup.normalisation,
-        grid=setup.grid, stitching=setup.mode.NAME, assembly=setup.assembly, encoding=setup.encoding,
-        footprint=setup.footprint, tile=tile, batch=job.batch, out_channels=setup.model.out_channels,
-        precision=job.precision, device=budget.device, threads=budget.threads, promised_bytes=promised, nan=job.nan,
+    return ApplyWork(
+        source=setup.source, product=Product(absolute(job.output), setup.layout), mask=setup.mask,
+        model=setup.ref, normalisation=setup.normalisation, grid=setup.grid, stitching=setup.mode.NAME,
+        assembly=setup.assembly, encoding=setup.encoding, footprint=setup.footprint, tile=tile, batch=job.batch,
+        out_channels=setup.model.out_channels, precision=job.precision, device=budget.device,
+        threads=budget.threads, promised_bytes=promised, nan=job.nan,
     )  # fmt: skip
-    return {NAME: apply, **pyramid_works(product, setup.factors, setup.method)}
 
 
 def _tasks(setup: Setup) -> Iterator[Task]:

@@ -62,7 +62,7 @@ class ApplyWork:
         """Do one block."""
         core = self.grid[item].core
         place = core.relative_to(self.grid.region.start)
-        if self.mask is not None and not self.mask.any(core):
+        if self.skips(item):
             return Receipt(NAME, item, skipped="mask", box=str(place))
         began = time.perf_counter()
         tiles = mode_named(self.stitching).tiles(core, self.source.shape, self.tile, self.footprint)
@@ -79,6 +79,10 @@ class ApplyWork:
         checksum = self.product.write(place, out)
         seconds = {"read": read - began, "compute": computed - read, "write": time.perf_counter() - computed}
         return Receipt(NAME, item, checksum, seconds, window.nbytes, out.nbytes, box=str(place))
+
+    def skips(self, item: int) -> bool:
+        """True if the mask is zero all over a block."""
+        return self.mask is not None and not self.mask.any(self.grid[item].core)
 
     def _network(self) -> Callable[[NDArray[Any]], NDArray[Any]]:
         run = predictor(self.model, self.normalisation, self.device, self.precision, self.threads)
