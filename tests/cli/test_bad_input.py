@@ -236,6 +236,21 @@ def test_a_pipeline_lists_every_error_with_its_path(volpipe, tmp_path, tree):
         assert f"{path}: {place}: " in answer.err
 
 
+def test_a_wrong_field_of_a_pipeline_is_one_line(volpipe, tmp_path):
+    path = tmp_path / "pipeline.yaml"
+
+    def refusal(text):
+        path.write_text(text)
+        return volpipe("submit", path).refusal
+
+    job = "{input: a.zarr, model: m.pt2}"
+    assert refusal(f"jobs: [apply: {job}]") == f"ConfigError: {path}: jobs.0.apply.output: missing; give it"
+    two = refusal(f"jobs: [{{apply: {job[:-1]}, output: b.zarr}}, pyramid: {{volume: b.zarr}}}}]")
+    assert two.endswith("give one job per entry: apply, statistics, pyramid or import (given: apply, pyramid)")
+    assert refusal("jobs: []").endswith("jobs: Value error, give at least one job (given: [])")
+    assert refusal("").startswith(f"ConfigError: {path}: Input should be a valid dictionary")
+
+
 def test_a_pipeline_that_is_missing_or_no_yaml(volpipe, tmp_path):
     assert "cannot be read" in volpipe("submit", tmp_path / "none.yaml").refusal
     (tmp_path / "bad.yaml").write_text("jobs: [")

@@ -12,14 +12,13 @@ from collections.abc import Callable
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import click
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from volpipe.errors import ConfigError
-from volpipe.runtime.settings import validation_text
+from volpipe.jobs.fields import Fields
 
-M = TypeVar("M", bound=BaseModel)
+M = TypeVar("M", bound=Fields)
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -67,10 +66,7 @@ def build(model: type[M], values: dict[str, Any]) -> M:
         ConfigError: every wrong field, one a line, with its path.
     """
     given = {name: value for name, value in values.items() if name in model.model_fields and value is not None}
-    try:
-        return model(**given)
-    except ValidationError as error:
-        raise ConfigError(validation_text(error)) from None
+    return model(**given)
 
 
 def _option(name: str, field: FieldInfo) -> Decorator:

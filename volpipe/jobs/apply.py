@@ -13,8 +13,9 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, field_validator
 
+from volpipe.jobs.fields import Fields, one_for_three, one_number
 from volpipe.plan import Budget, Plan
 
 if TYPE_CHECKING:
@@ -24,10 +25,8 @@ if TYPE_CHECKING:
 # come at once.
 
 
-class ApplyJob(BaseModel):
+class ApplyJob(Fields):
     """Apply a network to a volume, block by block."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     input: str = Field(description="The volume: OME-Zarr, zarr, N5, precomputed, HDF5 (file.h5:/path) or TIFF.")
     output: str = Field(description="The product, an OME-Zarr 0.5 group that does not exist yet.")
@@ -37,10 +36,10 @@ class ApplyJob(BaseModel):
     weights: str | None = Field(None, description="Weights (.safetensors) of a package.module:factory model.")
     trust_code: bool = Field(False, description="Run the code of a package.module:factory model.")
     halo: tuple[int, ...] | None = Field(
-        None, description="Context that a user's own model needs, voxels per axis of the model."
+        None, description="Context that a user's own model needs, voxels per axis of the model; one for all."
     )
     period: tuple[int, ...] | None = Field(
-        None, description="Alignment that a user's own model needs, voxels per axis of the model."
+        None, description="Alignment that a user's own model needs, voxels per axis of the model; one for all."
     )
     input_scale: float = Field(1.0, description="A user's own model sees stored value x scale + offset.")
     input_offset: float = Field(0.0, description="A user's own model sees stored value x scale + offset.")
@@ -73,6 +72,16 @@ class ApplyJob(BaseModel):
         None, description="Of the input z, y, x, where it states none."
     )
     pyramid: bool = Field(True, description="Build the coarser levels of the product.")
+
+    _per_model_axis = field_validator(
+        "halo", "period", mode="before", json_schema_input_type=int | tuple[int, ...] | None
+    )(one_number)
+    _extents = field_validator(
+        "block", "tile", mode="before", json_schema_input_type=int | tuple[int, int, int] | None
+    )(one_for_three)
+    _sizes = field_validator(
+        "voxel_size_um", mode="before", json_schema_input_type=float | tuple[float, float, float] | None
+    )(one_for_three)
 
     @property
     def product(self) -> str:

@@ -14,10 +14,11 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, field_validator
 
 from volpipe import __version__
 from volpipe.errors import ConfigError, VolumeError
+from volpipe.jobs.fields import Fields, one_for_three
 from volpipe.plan import Budget, Plan
 
 if TYPE_CHECKING:
@@ -27,10 +28,8 @@ DTYPES = ("uint8", "uint16", "int16", "float32")
 FORMAT = 1  # of the key: raised when the same key would mean other voxels
 
 
-class ImportJob(BaseModel):
+class ImportJob(Fields):
     """Copy a volume into sharded OME-Zarr."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     input: str = Field(description="The volume: OME-Zarr, zarr, N5, precomputed, HDF5 (file.h5:/path) or TIFF.")
     output: str = Field(description="The product, an OME-Zarr 0.5 group that does not exist yet.")
@@ -43,6 +42,13 @@ class ImportJob(BaseModel):
     level: int | None = Field(None, ge=0, description="Level of a multiscale input; 0 is the finest.")
     channel: int | None = Field(None, ge=0, description="Channel of the input; all if not given.")
     time: int | None = Field(None, ge=0, description="Time point of the input.")
+
+    _extents = field_validator("chunk", "shard", mode="before", json_schema_input_type=int | tuple[int, int, int])(
+        one_for_three
+    )
+    _sizes = field_validator(
+        "voxel_size", mode="before", json_schema_input_type=float | tuple[float, float, float] | None
+    )(one_for_three)
 
     @property
     def product(self) -> str:

@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from volpipe.errors import ConfigError, ProductError, VolumeError
 from volpipe.geometry import BlockGrid, Box, lattice_cells
 from volpipe.jobs import plain
+from volpipe.jobs.fields import Fields
 from volpipe.plan import Budget, Plan, Price, Receipt, Task, Work
 from volpipe.volume.downsample import downsample
 from volpipe.volume.layout import Layout, blocks_touched
@@ -149,10 +150,8 @@ class PyramidWork:
             yield box, _refined(box, self.factors, finer.region.shape)
 
 
-class PyramidJob(BaseModel):
+class PyramidJob(Fields):
     """Build the coarser levels of an OME-Zarr 0.5 volume, in place."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     volume: str = Field(description="A finished OME-Zarr 0.5 volume with the axes z, y, x or c, z, y, x.")
     factors: str | None = Field(

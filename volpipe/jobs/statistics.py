@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from volpipe.geometry import BlockGrid, Box
 from volpipe.jobs import plain
+from volpipe.jobs.fields import Fields
 from volpipe.plan import Budget, Plan, Price, Receipt, Task
 from volpipe.volume.histogram import Histogram
 
@@ -86,10 +87,8 @@ def item_bytes(source: Source, cell: Sequence[int]) -> int:
     return 4 * math.prod(cell) * source.channels * int(source.dtype.itemsize) + histograms + 64 * 2**20
 
 
-class StatisticsJob(BaseModel):
+class StatisticsJob(Fields):
     """Histogram and percentiles of a volume, stored beside it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     volume: str = Field(description="The volume: OME-Zarr, zarr, N5, precomputed, HDF5 (file.h5:/path) or TIFF.")
     output: str | None = Field(

@@ -11,15 +11,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from volpipe.errors import ConfigError
 from volpipe.jobs.apply import ApplyJob
+from volpipe.jobs.fields import validation_text
 from volpipe.jobs.importing import ImportJob
 from volpipe.jobs.pyramid import PyramidJob
 from volpipe.jobs.statistics import StatisticsJob
 from volpipe.plan import Job
-from volpipe.runtime.settings import RunSettings, validation_text
+from volpipe.runtime.settings import RunSettings
 
 
 class Step(BaseModel):
@@ -53,7 +54,15 @@ class Pipeline(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     run: RunSettings = RunSettings()
-    jobs: tuple[Step, ...] = Field(min_length=1)
+    jobs: tuple[Step, ...]
+
+    @field_validator("jobs")
+    @classmethod
+    def _some_job(cls, jobs: tuple[Step, ...]) -> tuple[Step, ...]:
+        """Not `min_length`: pydantic counts the jobs that are right, and would call a list of wrong ones too short."""
+        if not jobs:
+            raise ValueError("give at least one job")
+        return jobs
 
     @property
     def job_list(self) -> list[Job]:

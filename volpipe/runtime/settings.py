@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from volpipe.errors import ConfigError
+from volpipe.jobs.fields import Fields
 from volpipe.plan import Budget
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
@@ -15,10 +16,8 @@ SHARE_OF_MEMORY = 0.8  # of the machine, when nobody says how much: the rest is 
 GPU_SLOTS = 3  # one computes under the device's lease while the others read and write
 
 
-class RunSettings(BaseModel):
+class RunSettings(Fields):
     """Where and with how much a job runs."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     cluster: str = Field(
         "local", description="local, cuda (all GPUs of this machine) or tcp://ADDRESS of a Dask scheduler."
@@ -95,9 +94,3 @@ def parse_bytes(text: str) -> int:
     if match is None or match[2].lower() not in _UNITS:
         raise ConfigError(f"memory {text!r}: give a number with a unit, as 4GiB or 500MB")
     return int(float(match[1]) * _UNITS[match[2].lower()])
-
-
-def validation_text(error: ValidationError, prefix: str = "") -> str:
-    """Every error with its path, one a line: `jobs.0.apply.stitching: ... (given: ...)`."""
-    lines = (f"{'.'.join(map(str, e['loc']))}: {e['msg']} (given: {e['input']!r})" for e in error.errors())
-    return "\n".join(prefix + line for line in lines)

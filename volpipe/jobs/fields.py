@@ -1,0 +1,69 @@
+"""What every model that a user fills in shares (the jobs, and the runtime's settings): how its fields are refused.
+
+ApplyJob(halo="six", ...)                   ConfigError: halo: Input should be a valid tuple (given: 'six')
+a pipeline file, its first job              ConfigError: p.yaml: jobs.0.apply.halo: Input should be ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from volpipe.errors import ConfigError
+
+LONGEST = 80  # characters of a wrong value that an error repeats
+
+
+class Fields(BaseModel):
+    """A frozen model that knows all of its fields.
+
+    Raises:
+        ConfigError: every wrong field, one a line.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    def __init__(self, /, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError(validation_text(error)) from None
+
+    # pydantic's own mark of an `__init__` that only validates: inside a pipeline it is not called, so that the errors
+    # of all jobs are collected, each with its path
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+
+def one_number(value: Any) -> Any:
+    """6 as (6,), one number for all axes of a model; anything else as it is."""
+    return (value,) if _is_number(value) else value
+
+
+def one_for_three(value: Any) -> Any:
+    """64 as (64, 64, 64), one number for z, y and x; anything else as it is."""
+    return (value,) * 3 if _is_number(value) else value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def validation_text(error: ValidationError, prefix: str = "") -> str:
+    """Every error with its path, one a line: `jobs.0.apply.stitching: ... (given: ...)`."""
+    return "\n".join(prefix + _line(details) for details in error.errors())
+
+
+def _line(details: ErrorDetails) -> str:
+    place = ".".join(map(str, details["loc"]))
+    what = "missing; give it" if details["type"] == "missing" else f"{details['msg']} (given: {_short(details)})"
+    return f"{place}: {what}" if place else what
+
+
+def _short(details: ErrorDetails) -> str:
+    """The wrong value; of a whole job only the names of what it holds."""
+    value = details["input"]
+    text = ", ".join(map(str, value)) if isinstance(value, Mapping) and value else repr(value)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
