@@ -8,7 +8,7 @@ import pytest
 import yaozarrs
 import zarr
 
-from volpipe.errors import BlocksFailed, ModelError, RunError, VolumeError
+from volpipe.errors import BlocksFailed, ConfigError, ModelError, RunError, VolumeError
 from volpipe.jobs.pyramid import PyramidJob
 from volpipe.jobs.statistics import StatisticsJob
 from volpipe.models.normalisation import Normalisation
@@ -94,16 +94,27 @@ def test_statistics_of_each_channel_serve_that_channel(volume, noise, applied, w
     assert error(made, whole(model, (voxels - mean) / std)) < 1e-6
 
 
-def test_without_statistics_one_line_says_what_to_run(volume, noise, applied):
-    with pytest.raises(VolumeError, match="run volpipe statistics first"):
-        applied(volume(noise(SHAPE)), UNET, normalise="standard")
+@pytest.mark.parametrize("normalise", ["standard", "percentiles:1,99"])
+def test_without_statistics_one_line_says_what_to_run(volume, noise, applied, normalise):
+    source = volume(noise(SHAPE))
+    with pytest.raises(VolumeError, match=f"no statistics are there; first run: volpipe statistics {source}$"):
+        applied(source, UNET, normalise=normalise)
+
+
+@pytest.mark.parametrize("normalise", ["range:0,1", "mean-std:0,1", "standard", "percentiles:1,99"])
+@pytest.mark.parametrize("given", [{"input_scale": 0.5}, {"input_offset": -1.0}])
+def test_scale_and_offset_are_refused_where_other_constants_would_replace_them(
+    volume, noise, applied, normalise, given
+):
+    with pytest.raises(ConfigError, match=r"--input-scale .* and --input-offset .* go with model only"):
+        applied(volume(noise(SHAPE)), UNET, normalise=normalise, **given)
 
 
 def test_statistics_of_an_earlier_volume_are_refused(volume, noise, applied, tmp_path):
     source = volume(noise(SHAPE))
     run(StatisticsJob(volume=source), SERIAL, progress=None)
     zarr.open(source)["0"].attrs["note"] = "written again"
-    with pytest.raises(VolumeError, match="the volume has changed since; run volpipe statistics again"):
+    with pytest.raises(VolumeError, match=f"the volume has changed since; run again: volpipe statistics {source}$"):
         applied(source, UNET, normalise="percentiles:1,99")
 
 

@@ -101,7 +101,7 @@ def test_a_level_a_channel_and_a_place_may_be_picked(tmp_path, run_serially):
     path = write(tmp_path / "v.zarr", array)
     run_serially(StatisticsJob(volume=path, channel=1))
     assert load_statistics(open_source(path, channel=1)).mean == pytest.approx([array[1].mean()])
-    with pytest.raises(VolumeError, match="run volpipe statistics first"):
+    with pytest.raises(VolumeError, match=f"first run: volpipe statistics {path}$"):
         load_statistics(open_source(path))
     place = str(tmp_path / "elsewhere" / "s.json")
     run_serially(StatisticsJob(volume=path, output=place))

@@ -166,8 +166,8 @@ def test_statistics_of_a_volume_that_changed_are_refused(volume):
 
 
 def test_no_statistics_and_no_sense_are_one_line(volume, tmp_path):
-    with pytest.raises(VolumeError, match="run volpipe statistics first"):
-        load_statistics(open_source(volume[0]))
+    with pytest.raises(VolumeError, match=f"first run: volpipe statistics {volume[0]} --channel 0$"):
+        load_statistics(open_source(volume[0], channel=0))
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(VolumeError, match="is not a statistics file"):
         read_statistics(str(tmp_path / "x.json"))

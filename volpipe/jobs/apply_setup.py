@@ -12,7 +12,7 @@ from volpipe import __version__
 from volpipe.errors import GeometryError, ModelError
 from volpipe.geometry import BlockGrid, Box, Footprint
 from volpipe.jobs import tiling
-from volpipe.jobs.normalise import normalisation_from
+from volpipe.jobs.normalise import check_alone, normalisation_from
 from volpipe.models.model import Model, ModelRef, load_model, resolve_model
 from volpipe.plan import Plan
 from volpipe.stitching import Assembly, Encoding, mode_named
@@ -31,6 +31,7 @@ class Setup:
 
     def __init__(self, job: ApplyJob) -> None:
         self.job = job
+        check_alone(job.normalise, job.input_scale, job.input_offset)
         self.mode = mode_named(job.stitching)
         self.assembly = Assembly(job.assembly, job.axis)
         self.source: Source = open_source(job.input, level=job.level, channel=job.channel, time=job.time)

@@ -1,6 +1,6 @@
 """The constants of a network's input normalisation, from where the user says: never computed per tile.
 
-model                       what the checkpoint states (a user's own model: --input-scale and --input-offset)
+model                       what the checkpoint states, or --input-scale and --input-offset; they go with no other form
 range:LOW,HIGH              LOW -> 0, HIGH -> 1
 mean-std:MEAN,STD           mean 0, standard deviation 1
 percentiles:P,Q             as range, from the statistics stored beside the volume (`volpipe statistics`)
@@ -34,6 +34,19 @@ def normalisation_from(text: str, of_model: Normalisation, source: Source) -> No
     if len(numbers) == 2:
         return _from_pair(kind, numbers[0], numbers[1], text, source)
     raise _unknown(text)
+
+
+def check_alone(text: str, scale: float, offset: float) -> None:
+    """Refuse a scale and offset beside constants that would take their place.
+
+    Raises:
+        ConfigError: `--normalise` is not `model`, and scale or offset say something.
+    """
+    if text != "model" and (scale, offset) != (1.0, 0.0):
+        raise ConfigError(
+            f"normalise {text!r}: --input-scale {scale:g} and --input-offset {offset:g} go with model only; leave "
+            "them out, or give --normalise model"
+        )
 
 
 def _from_pair(kind: str, first: float, second: float, text: str, source: Source) -> Normalisation:

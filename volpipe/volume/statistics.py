@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -147,16 +148,27 @@ def read_statistics(place: str, identity: Mapping[str, Any] | None = None) -> St
     Raises:
         VolumeError: there are none, they do not parse, or they are of another volume or of an earlier state of it.
     """
-    stored = _get(place)
+    stored, command = _get(place), _command(identity)
     if stored is None:
-        raise VolumeError(f"{place}: no statistics are there; run volpipe statistics first")
+        raise VolumeError(f"{place}: no statistics are there; first run: {command}")
     try:
         found = Statistics.from_json(json.loads(stored))
     except (ValueError, KeyError, TypeError, zlib.error):
-        raise VolumeError(f"{place}: is not a statistics file; run volpipe statistics again") from None
+        raise VolumeError(f"{place}: is not a statistics file; run again: {command}") from None
     if identity is not None and found.identity != json.loads(json.dumps(identity)):
-        raise VolumeError(f"{place}: the volume has changed since; run volpipe statistics again")
+        raise VolumeError(f"{place}: the volume has changed since; run again: {_command(identity, found.mask)}")
     return found
+
+
+def _command(identity: Mapping[str, Any] | None, mask: Mapping[str, Any] | None = None) -> str:
+    """What to type for the statistics of a volume, given as its source and that of its mask state themselves."""
+    words = ["volpipe", "statistics"]
+    if identity is None:
+        return shlex.join([*words, "VOLUME"])
+    picked = {name: value for name, value in identity["picked"].items() if value or (name, value) == ("channel", 0)}
+    options = picked if mask is None else picked | {"mask": mask["location"]}
+    words += [identity["location"], *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
+    return shlex.join(words)
 
 
 def _get(place: str) -> bytes | None:
