@@ -130,14 +130,14 @@ def _refusal(setup: Setup, budget: Budget, pricing: Pricing, tile: Tile) -> str:
     host, device = pricing.promise(tile)
     if device > (budget.device_bytes or device):
         return (
-            f"tile {tile}: needs {plain.gib(device)} of GPU memory, there is {plain.gib(budget.device_bytes or 0)}; "
+            f"tile {tile}: needs {plain.size(device)} of GPU memory, there is {plain.size(budget.device_bytes or 0)}; "
             "give --precision bf16 or another model"
         )
     smaller = next((block for block in _smaller_blocks(setup.grid.shape) if _block_fits(setup, budget, block)), None)
     would = f"--block {','.join(map(str, smaller))}" if smaller else f"--memory-per-worker {host / 2**30 + 0.05:.1f}GiB"
     return (
-        f"block {setup.grid.shape} with tile {tile}: needs {plain.gib(host)} in a worker with {budget.slots} slots, "
-        f"it has {plain.gib(budget.worker_bytes)}; give {would}"
+        f"block {setup.grid.shape} with tile {tile}: needs {plain.size(host)} in a worker with {budget.slots} slots, "
+        f"it has {plain.size(budget.worker_bytes)}; give {would}"
     )
 
 
@@ -183,10 +183,10 @@ def _facts(setup: Setup, tile: Tile, price: Price) -> tuple[tuple[str, str], ...
         ("stitching", f"{setup.mode.NAME}, {setup.assembly.name}: {promise}"),
         ("blocks", f"{len(grid)} of {plain.by(grid.shape)}, tiles of {plain.by(tile)}"),
         ("halo", f"{halo} voxels, period {plain.by(setup.footprint.period)}"),
-        ("read, write", f"{plain.gib(price.bytes_read)}, {plain.gib(price.bytes_written)} uncompressed"),
+        ("read, write", f"{plain.size(price.bytes_read)}, {plain.size(price.bytes_written)} uncompressed"),
         ("compute", f"{price.flops / 1e12:.3g} TFLOP, {useful:.0%} of it useful"),
-        ("memory", f"{plain.gib(price.worker_bytes)} promised per worker"),
+        ("memory", f"{plain.size(price.worker_bytes)} promised per worker"),
     ]
     if price.device_bytes:
-        facts.append(("GPU memory", f"{plain.gib(price.device_bytes)} promised"))
+        facts.append(("GPU memory", f"{plain.size(price.device_bytes)} promised"))
     return tuple(facts)

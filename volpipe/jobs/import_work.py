@@ -69,7 +69,7 @@ def plan_of(job: ImportJob, budget: Budget) -> Plan:
             ("input", f"{source.location}  {plain.by(source.shape)} {source.dtype}, {source.channels} channel(s)"),
             ("product", f"{job.output}  shards of {plain.by(layout.shard)}, chunks of {plain.by(layout.chunk)}"),
             ("blocks", f"{len(grid)} of {plain.by(block)}, each chunk of the input decoded {decodes:.3g} times"),
-            ("memory", f"{plain.gib(promise)} promised per worker"),
+            ("memory", f"{plain.size(promise)} promised per worker"),
         ),
     )
 

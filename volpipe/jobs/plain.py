@@ -35,10 +35,10 @@ def fits(item: int, budget: Budget) -> bool:
 
 def too_large(what: str, item: int, budget: Budget, instead: str) -> BudgetError:
     """The refusal of an item that does not fit: what it needs, what there is, what would do."""
-    needed, there = (n / 2**30 for n in (worker_bytes(item, budget.slots), budget.worker_bytes))
+    needed = worker_bytes(item, budget.slots)
     return BudgetError(
-        f"{what}: needs {needed:.2f} GiB in a worker with {budget.slots} slots, it has {there:.2f} GiB; "
-        f"give {instead} or {needed + 0.01:.2f} GiB"
+        f"{what}: needs {size(needed)} in a worker with {budget.slots} slots, it has {size(budget.worker_bytes)}; "
+        f"give {instead} or {size(1.01 * needed)}"  # rounding must not take away what is needed
     )
 
 
@@ -47,6 +47,9 @@ def by(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape))
 
 
-def gib(nbytes: float) -> str:
-    """`1.25 GiB`."""
-    return f"{nbytes / 2**30:.2f} GiB"
+def size(nbytes: float) -> str:
+    """Bytes for people: `1.25 GiB`, `640 bytes`."""
+    for unit, one in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if nbytes >= one:
+            return f"{nbytes / one:.2f} {unit}"
+    return f"{nbytes:.0f} bytes"

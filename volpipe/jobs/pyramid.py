@@ -192,7 +192,7 @@ class PyramidJob(Fields):
             facts=(
                 ("levels", "; ".join(plain.by(level.shape) for level in levels)),
                 ("method", self._method),
-                ("memory", f"{plain.gib(promise)} promised per worker"),
+                ("memory", f"{plain.size(promise)} promised per worker"),
             ),
         )
 
