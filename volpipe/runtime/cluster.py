@@ -25,7 +25,7 @@ from distributed import Client, LocalCluster, Security, WorkerPlugin, rpc
 from volpipe.errors import ConfigError
 from volpipe.inference.device import free_device_bytes
 from volpipe.plan import Budget
-from volpipe.runtime import allocator, worker_facts
+from volpipe.runtime import allocator, main_guard, worker_facts
 from volpipe.runtime.dask_crew import DaskCrew
 from volpipe.runtime.settings import GPU_SLOTS, RunSettings
 
@@ -34,7 +34,11 @@ WAIT_FOR_WORKERS_S = 60
 
 
 def local_crew(settings: RunSettings) -> DaskCrew:
-    """Worker processes on this machine."""
+    """Worker processes on this machine.
+
+    Raises:
+        RunError: they die as they start, because the script that they import calls `run` (main_guard.py).
+    """
     budget, workers = settings.local_budget(), settings.workers or 1
     with ExitStack() as stack:
         scratch = stack.enter_context(_prepared(budget.threads))
@@ -99,6 +103,7 @@ def _prepared(threads: int) -> Iterator[str]:
         allocator.worker_environment(threads),
         tempfile.TemporaryDirectory(prefix="volpipe-") as scratch,
         dask.config.set(worker_config(threads) | {"temporary-directory": scratch}),
+        main_guard.told(scratch),
     ):
         yield scratch
 

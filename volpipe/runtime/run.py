@@ -17,7 +17,9 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from volpipe.errors import BlocksFailed, ProductError, RunError, UsageError
+from volpipe.jobs.plain import size
 from volpipe.plan import Job, Plan, Receipt, Task
+from volpipe.runtime import main_guard
 from volpipe.runtime.allocator import keep_memory_in_this_process
 from volpipe.runtime.crew import Crew, SerialCrew
 from volpipe.runtime.progress import Reporter, reporter
@@ -25,7 +27,7 @@ from volpipe.runtime.schedule import Done, Schedule
 from volpipe.runtime.settings import RunSettings
 from volpipe.runtime.worker import Failure
 from volpipe.volume.folder import occupied
-from volpipe.volume.ledger import Ledger, changes
+from volpipe.volume.ledger import PYRAMID, Ledger, changes
 
 BATCHES_IN_HAND = 2  # per slot: one at work, one waiting in the worker
 LARGEST_BATCH = 16
@@ -64,12 +66,10 @@ class Summary:
         if not self.done:
             return f"nothing to do: all {self.before} tasks were done before"
         phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in self.seconds.items())
-        peak = max(self.peak_bytes.values()) / 2**30
+        peak = size(max(self.peak_bytes.values()))
         before = f", {self.before} before" if self.before else ""
         masked = f", {self.skipped} skipped by the mask" if self.skipped else ""
-        return (
-            f"done: {self.done} tasks in {self.wall_s:.1f} s ({phases}){before}{masked}; largest worker {peak:.2f} GiB"
-        )
+        return f"done: {self.done} tasks in {self.wall_s:.1f} s ({phases}){before}{masked}; largest worker {peak}"
 
 
 def run(
@@ -94,9 +94,12 @@ def run(
     Raises:
         UsageError: something given does not fit; nothing was written.
         BlocksFailed: some blocks were set aside; the rest is done.
-        RunError: the run was stopped by something that every block would meet.
+        RunError: the run was stopped by something that every block would meet, or a script calls this while its
+            workers import it.
     """
+    main_guard.refuse_while_imported()
     settings = settings or RunSettings()
+    _check_place(job, restart)
     if settings.serial:
         keep_memory_in_this_process()  # before torch allocates
     with ExitStack() as stack:
@@ -141,6 +144,27 @@ def _crew(settings: RunSettings) -> Crew:
 
     makers = {"local": cluster.local_crew, "cuda": cluster.cuda_crew}
     return makers.get(settings.cluster, cluster.remote_crew)(settings)
+
+
+def _check_place(job: Job, restart: bool) -> None:
+    """Refuse a place that is taken before input and model are opened.
+
+    Raises:
+        ProductError: something stands there that no run began.
+    """
+    if job.product is None or restart or not occupied(job.product):
+        return
+    if Ledger(job.product).key() is None:
+        raise _taken(job.product)
+
+
+def _taken(product: str) -> ProductError:
+    """The refusal of a place; what volpipe did not make is never replaced, so --restart is no way out of it."""
+    from volpipe.volume.product import own_attributes  # zarr, which a run of tasks without a product does not need
+
+    if own_attributes(product) is None and not product.endswith(PYRAMID):
+        return ProductError(f"{product}: exists already, and volpipe did not make it; give another place")
+    return ProductError(f"{product}: exists already; give another place, or --restart to replace it")
 
 
 @dataclass
@@ -198,7 +222,7 @@ def _goes_on(product: str, ledger: Ledger, plan: Plan, restart: bool) -> bool:
         return False
     stored = ledger.key()
     if stored is None:
-        raise ProductError(f"{product}: exists already; give another place, or --restart to replace it")
+        raise _taken(product)
     changed = changes(stored, plan.key)
     if changed:
         raise ProductError(
