@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 
 import numpy as np
@@ -82,7 +83,20 @@ def test_the_unit_nm(refused, source):
 def test_an_output_that_exists(refused, output):
     output.mkdir(parents=True)
     (output / "precious").write_text("data")
-    assert re.search("ProductError: .* exists already; give another place, or --restart", refused())
+    assert re.search("ProductError: .* exists already, and volpipe did not make it; give another place$", refused())
+
+
+def test_an_output_that_exists_is_refused_before_the_input_is_opened(refused, output, tmp_path):
+    output.mkdir(parents=True)
+    (output / "precious").write_text("data")
+    assert "exists already" in refused(input=tmp_path / "nothing.zarr")
+
+
+def test_a_product_of_volpipe_without_its_ledger_may_be_made_anew(refused, apply, output):
+    assert apply().code == 0
+    shutil.rmtree(f"{output}.ledger")
+    assert re.search("ProductError: .* exists already; give another place, or --restart to replace it$", refused())
+    assert apply("--restart").code == 0
 
 
 def test_restart_never_removes_what_volpipe_did_not_make(refused, output):
@@ -93,11 +107,13 @@ def test_restart_never_removes_what_volpipe_did_not_make(refused, output):
 
 def test_an_output_inside_the_input(refused, source):
     assert "lies inside the input" in refused(output=f"{source}/out.zarr")
-    assert "lies inside the input" in refused(output=source)
+    assert "volpipe did not make it" in refused(output=source)
+    assert "lies inside the input" in refused("--restart", output=source)
 
 
 def test_an_input_inside_the_output(refused, tmp_path):
-    assert re.search("the input .* lies inside it", refused(output=tmp_path / "data"))
+    assert "volpipe did not make it" in refused(output=tmp_path / "data")
+    assert re.search("the input .* lies inside it", refused("--restart", output=tmp_path / "data"))
 
 
 def test_an_output_below_a_file(refused, tmp_path):
@@ -175,7 +191,7 @@ def test_a_box_that_is_empty_or_outside(refused, box):
         (("--tile", "5,5,5"), "multiple of the period"),
         (("--batch", "0"), "batch"),
         (("--normalise", "range:9"), "range:LOW,HIGH"),
-        (("--normalise", "standard"), "run volpipe statistics first"),
+        (("--normalise", "standard"), "first run: volpipe statistics "),
         (("--output-dtype", "uint8"), "--output-range LOW,HIGH"),
         (("--memory-per-worker", "much"), "4GiB"),
         (("--workers", "0"), "workers"),
@@ -195,7 +211,7 @@ def test_memory_that_is_too_small_names_a_block_that_fits(refused, apply, tmp_pa
     zarr.create_array(path, shape=(512, 528, 512), dtype="uint8", chunks=(64, 64, 64))
     words = ("--memory-per-worker", memory, "--voxel-size-um", 1)
     line = refused(*words, "--block", "512,528,512", input=path)
-    block = re.search(r"BudgetError: block .*: needs .* GiB in a worker .* give --block (\d+,\d+,\d+)$", line)[1]
+    block = re.search(r"BudgetError: block .*: needs .* [GM]iB in a worker .* give --block (\d+,\d+,\d+)$", line)[1]
     assert apply(*words, "--block", block, "--dry-run", input=path).code == 0
 
 

@@ -162,7 +162,7 @@ def test_what_is_read_at_a_time_is_bounded(tmp_path, monkeypatch):
 
 def test_a_shard_that_does_not_fit_is_refused_with_what_would(tmp_path):
     job = ImportJob(input=write_tiff(tmp_path / "v.tif", array_of()), output=str(tmp_path / "out"), **NANOMETRES)
-    with pytest.raises(BudgetError, match=r"--shard .* GiB"):
+    with pytest.raises(BudgetError, match=r"--shard .* MiB"):
         job.plan(Budget(worker_bytes=plain.PROCESS_BYTES + 1000))
     assert not (tmp_path / "out").exists()
 
