@@ -1,5 +1,6 @@
 """Import: the same voxels, each page of the source decoded once per row of shards, within the memory given."""
 
+import math
 import pickle
 from collections import Counter
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ import tifffile
 import yaozarrs
 import zarr
 
+from volpipe import RunSettings, run
 from volpipe.errors import BudgetError, ConfigError, GeometryError, ProductError, VolumeError
 from volpipe.geometry import BlockGrid, Box, lattice_cells
 from volpipe.jobs import plain
@@ -223,3 +225,18 @@ def test_a_run_that_goes_on_keeps_the_product(tmp_path):
     assert Product(job.output).attributes["state"] == "running"
     with pytest.raises(VolumeError, match="finished"):
         open_source(job.output)
+
+
+def test_a_run_that_goes_on_keeps_the_block_that_it_began_with(tmp_path, monkeypatch):
+    """Receipts are numbered by blocks: counted for another grid they would leave holes in a complete product."""
+    job = ImportJob(
+        input=write_tiff(tmp_path / "v.tif", array_of()), output=str(tmp_path / "out"), **NANOMETRES, **SMALL
+    )
+    run(job, RunSettings(serial=True))
+    begun = job.plan(PLENTY)
+    monkeypatch.setattr("volpipe.jobs.import_work.choose_block", lambda source, layout, budget: layout.shard)
+    assert begun.count < math.prod(-(-n // s) for n, s in zip(job.layout.shape, job.layout.shard, strict=True))
+    again = job.plan(PLENTY)
+    assert (again.key, again.count) == (begun.key, begun.count)
+    monkeypatch.setattr("volpipe.jobs.import_work.plain.fits", lambda nbytes, budget: False)
+    assert job.plan(PLENTY).key != begun.key  # and a run of another key is refused

@@ -14,6 +14,7 @@ from volpipe.geometry import BlockGrid, Box, ceil_to, lattice_cells
 from volpipe.jobs import plain
 from volpipe.plan import Budget, Plan, Price, Receipt, Task
 from volpipe.volume import Layout, Product, Source
+from volpipe.volume.ledger import Ledger, changes
 
 if TYPE_CHECKING:
     from volpipe.jobs.importing import ImportJob
@@ -53,7 +54,7 @@ class ImportWork:
 def plan_of(job: ImportJob, budget: Budget) -> Plan:
     """Choose the block and put everything together; see `ImportJob.plan`."""
     source, layout = job.source, job.layout
-    block = choose_block(source, layout, budget)
+    block = _block_begun_with(job, budget) or choose_block(source, layout, budget)
     grid = BlockGrid(Box.from_shape(layout.shape), block)
     work = ImportWork(source, Product(job.output, layout), grid, slab_of(source, block))
     nbytes, decodes = math.prod(layout.shape) * layout.voxel_bytes, decodes_per_chunk(source, block)
@@ -64,7 +65,7 @@ def plan_of(job: ImportJob, budget: Budget) -> Plan:
         tasks=lambda: (Task(NAME, number) for number in range(len(grid))),
         count=len(grid),
         price=Price(worker_bytes=promise, bytes_read=nbytes, bytes_written=nbytes),
-        key=job.key(),
+        key=job.key(block),
         facts=(
             ("input", f"{source.location}  {plain.by(source.shape)} {source.dtype}, {source.channels} channel(s)"),
             ("product", f"{job.output}  shards of {plain.by(layout.shard)}, chunks of {plain.by(layout.chunk)}"),
@@ -72,6 +73,15 @@ def plan_of(job: ImportJob, budget: Budget) -> Plan:
             ("memory", f"{plain.size(promise)} promised per worker"),
         ),
     )
+
+
+def _block_begun_with(job: ImportJob, budget: Budget) -> tuple[int, ...] | None:
+    """The block of an earlier run that differs in nothing else, if it fits: its receipts are numbered by that block."""
+    stored = Ledger(job.output).key() or {}
+    block = tuple(stored.get("geometry", {}).get("block", ()))
+    if not block or changes(stored, job.key(block)):
+        return None
+    return block if plain.fits(block_bytes(job.source, job.layout, block), budget) else None
 
 
 def choose_block(source: Source, layout: Layout, budget: Budget) -> tuple[int, ...]:

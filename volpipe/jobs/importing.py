@@ -11,6 +11,7 @@ block the source is read slab by slab, so that little more than the block itself
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -121,8 +122,8 @@ class ImportJob(Fields):
             raise VolumeError(f"{self.input}: states no voxel size; give --voxel-size Z,Y,X and --unit")
         return self.source.voxel_size_um
 
-    def key(self) -> dict[str, Any]:
-        """Content of everything that the product depends on."""
+    def key(self, block: Sequence[int]) -> dict[str, Any]:
+        """Content of everything that the product depends on, and the block by which receipts are numbered."""
         return {
             "volpipe": FORMAT,
             "input": self.source.identity(),
@@ -131,6 +132,7 @@ class ImportJob(Fields):
                 "unit": self.layout.unit,
                 "chunk": list(self.layout.chunk),
                 "shard": list(self.layout.shard),
+                "block": list(block),
             },
         }
 
