@@ -18,7 +18,9 @@ from volpipe.jobs import plain
 from volpipe.jobs.import_work import ImportWork, block_bytes, choose_block, decodes_per_chunk, slab_of
 from volpipe.jobs.importing import ImportJob
 from volpipe.plan import Budget
+from volpipe.runtime.calibrate import dry_run
 from volpipe.volume import Layout, Product, create_product, open_product, open_source
+from volpipe.volume.ledger import Ledger
 from volpipe.volume.validate import validate
 
 SHAPE = (37, 45, 53)
@@ -240,3 +242,15 @@ def test_a_run_that_goes_on_keeps_the_block_that_it_began_with(tmp_path, monkeyp
     assert (again.key, again.count) == (begun.key, begun.count)
     monkeypatch.setattr("volpipe.jobs.import_work.plain.fits", lambda nbytes, budget: False)
     assert job.plan(PLENTY).key != begun.key  # and a run of another key is refused
+
+
+def test_calibrating_an_import_that_goes_on_runs_blocks_of_the_grid_that_it_began_with(tmp_path, monkeypatch):
+    source = write_tiff(tmp_path / "v.tif", array_of())
+    job = ImportJob(input=source, output=str(tmp_path / "out"), **NANOMETRES, **SMALL)
+    plan = job.plan(PLENTY)
+    job.begin(plan, fresh=True, replace=False)
+    Ledger(job.output).begin(plan.key)
+    monkeypatch.setattr("volpipe.jobs.import_work.choose_block", lambda source, layout, budget: layout.shape)
+    assert plan.count > 1
+    _, estimate = dry_run(job, RunSettings(serial=True), calibrate=True)
+    assert estimate.note == f"{plan.count} of {plan.count} blocks left"

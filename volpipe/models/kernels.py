@@ -40,15 +40,22 @@ def use_fast_kernels(network: nn.Module) -> nn.Module:
     Subclasses of torch's convolutions are left alone: what they add is not known here.
     """
     for module in network.modules():
-        if type(module) is nn.Conv3d and module.in_channels == 1 and set(module.kernel_size) != {1}:
+        if type(module) not in _POINTWISE or not isinstance(module, nn.Conv2d | nn.Conv3d):
+            continue
+        if _is_pointwise(module):
+            module.__class__ = _POINTWISE[type(module)]
+        elif type(module) is nn.Conv3d and module.in_channels == 1:
             module.__class__ = _OneChannelConv3d
-        elif type(module) in (nn.Conv2d, nn.Conv3d) and _is_pointwise(module):
-            module.__class__ = _PointwiseConv2d if isinstance(module, nn.Conv2d) else _PointwiseConv3d
     return network
 
 
-def _is_pointwise(conv: nn.Module) -> bool:
-    assert isinstance(conv, nn.Conv2d | nn.Conv3d)
+_POINTWISE: dict[type[nn.Module], type[nn.Conv2d] | type[nn.Conv3d]] = {
+    nn.Conv2d: _PointwiseConv2d,
+    nn.Conv3d: _PointwiseConv3d,
+}
+
+
+def _is_pointwise(conv: nn.Conv2d | nn.Conv3d) -> bool:
     padded = not isinstance(conv.padding, str) and any(conv.padding)  # the words pad nothing around a kernel of 1
     return set(conv.kernel_size + conv.stride) == {1} and conv.groups == 1 and not padded
 

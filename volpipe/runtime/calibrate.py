@@ -144,6 +144,7 @@ def _estimate(job: Job, product: str, plan: Plan, left: _Left, crew: Crew) -> Es
     try:
         fields = cast(BaseModel, job).model_dump() | {"output": str(place / "trial.ome.zarr")}
         trial = type(cast(Any, job))(**fields)  # made anew: a copy would keep what was opened for the first output
+        Ledger(trial.product).begin(plan.key)  # so that it keeps the block and tile that the tasks are numbered by
         trial_plan = trial.plan(crew.budget)
         trial.begin(trial_plan, fresh=True, replace=False)
         seconds = _block_seconds(trial_plan, left.tasks, crew)
