@@ -144,7 +144,7 @@ def test_a_factory_builds_and_safetensors_fill_it(factory, tmp_path):
     ref = resolve_model(location, weights="w.safetensors", trust_code=True, halo=(1,), period=(1,))
     model = load_model(ref)
     image = torch.rand(1, 1, 8, 8, 8)
-    assert torch.equal(model.network(image), network(image))
+    assert (model.network(image) - network(image)).abs().max() < 1e-6
     assert (model.ndim, model.footprint) == (3, Footprint.from_halo((1, 1, 1), (1, 1, 1)))
 
 

@@ -6,25 +6,26 @@ import pytest
 import torch
 from torch import nn
 
-from volpipe.models.kernels import use_fast_kernels
+from volpipe.models.kernels import unrolls, use_fast_kernels
 
 CONVOLUTIONS = [
     nn.Conv3d(1, 4, 3, padding=1),
     nn.Conv3d(1, 4, (1, 3, 3), padding="same", padding_mode="reflect"),
+    nn.Conv3d(3, 2, (5, 3, 1), padding="same"),
+    nn.Conv3d(3, 2, 3, padding="valid"),
+    nn.Conv3d(3, 2, 3, padding=(0, 1, 2)),
+    nn.Conv3d(4, 4, 3, padding=(0, 1, 2), padding_mode="circular"),
     nn.Conv3d(1, 2, 2, stride=2, bias=False),
+    nn.Conv3d(16, 8, 3, padding=1),
+    nn.Conv3d(4, 6, 3, groups=2),
     nn.Conv3d(1, 2, 3, dilation=2),
     nn.Conv3d(1, 4, 1),
-    nn.Conv3d(3, 4, 1, bias=False),
-    nn.Conv2d(3, 4, 1, padding="same"),
+    nn.Conv3d(3, 4, 1, padding="same", bias=False),
+    nn.Conv3d(3, 4, 1, padding=1),
+    nn.Conv3d(3, 4, 1, stride=2),
+    nn.Conv3d(4, 4, 1, groups=2),
 ]
-LEFT_ALONE = [
-    nn.Conv3d(2, 4, 3),
-    nn.Conv2d(1, 4, 3),
-    nn.Conv2d(4, 4, 1, groups=2),
-    nn.Conv2d(3, 4, 1, padding=1),
-    nn.Conv2d(3, 4, 1, stride=2),
-    nn.LazyConv3d(4, 3),
-]
+LEFT_ALONE = [nn.Conv2d(1, 4, 3), nn.Conv2d(3, 4, 1), nn.LazyConv3d(4, 3)]
 
 
 def name(conv: nn.Module) -> str:
@@ -32,17 +33,30 @@ def name(conv: nn.Module) -> str:
 
 
 @pytest.mark.parametrize("conv", CONVOLUTIONS, ids=name)
-@pytest.mark.parametrize("memory_format", ["contiguous", "channels last"])
-def test_the_same_function_of_the_image(conv, memory_format):
-    conv = copy.deepcopy(conv).double()
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_same_function_of_the_image(conv, memory_format, dtype):
+    conv = copy.deepcopy(conv).to(dtype)
     fast = use_fast_kernels(nn.Sequential(copy.deepcopy(conv)))
     assert type(fast[0]) is not type(conv)
-    image = torch.randn(2, conv.in_channels, *(9, 8, 7)[: len(conv.kernel_size)], dtype=torch.float64)
-    if memory_format == "channels last":
-        image = image.movedim(1, -1).contiguous().movedim(-1, 1)
-    assert (fast(image) - conv(image)).abs().max() < 1e-13
-    assert (fast(image[0]) - conv(image[0])).abs().max() < 1e-13  # torch takes images without a batch too
+    image = torch.randn(2, conv.in_channels, 9, 8, 7, dtype=dtype).to(memory_format=memory_format)
+    tolerance = 1e-13 if dtype == torch.float64 else 1e-5
+    with torch.inference_mode():
+        for part in (image, image[:1], image[0]):  # torch takes images without a batch too
+            assert (fast(part) - conv(part)).abs().max() < tolerance
+            assert (fast.to("meta")(part.to("meta"))).shape == conv(part).shape
+            fast = use_fast_kernels(nn.Sequential(copy.deepcopy(conv)))
     assert fast.state_dict().keys() == nn.Sequential(conv).state_dict().keys()
+
+
+def test_half_precision_stays_torchs():
+    """Autocast knows torch's operations only: ours would run in float32."""
+    conv = nn.Conv3d(4, 4, 3)
+    fast = use_fast_kernels(copy.deepcopy(conv))
+    image = torch.randn(1, 4, 6, 6, 6)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert fast(image).dtype == torch.bfloat16
+        assert torch.equal(fast(image), conv(image))
 
 
 @pytest.mark.parametrize("conv", LEFT_ALONE, ids=name)
@@ -66,17 +80,33 @@ def test_hooks_stay():
     assert use_fast_kernels(conv)(torch.zeros(1, 1, 3, 3, 3)).min() > 90
 
 
-def test_a_network_of_one_channel_unrolls_nothing():
-    """The price counts what torch's kernel would unroll (27 times the image); it must find nothing to count."""
+def peak_and_flops(network, side):
     from volpipe.inference.precision import Precision
     from volpipe.inference.price import forward_price
-    from volpipe.models.layers import for_inference
     from volpipe.models.model import Model
     from volpipe.models.normalisation import Normalisation
 
-    def peak(network):
-        model = Model(network.float().eval(), 3, 1, 1, None, Normalisation.identity(1), None, ("out",), None, "")
-        return forward_price(model, (32,) * 3, 1, Precision("fp32")).peak_bytes
+    model = Model(network.float().eval(), 3, 1, 1, None, Normalisation.identity(1), None, ("out",), None, "")
+    price = forward_price(model, (side,) * 3, 1, Precision("fp32"))
+    return price.peak_bytes, price.flops
+
+
+def test_the_price_tells_the_kernels_apart():
+    """27 times the image for torch's own; as many operations either way."""
+    from volpipe.models.layers import for_inference
 
     slow = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.Conv3d(4, 1, 3, padding=1))
-    assert peak(for_inference(copy.deepcopy(slow))) < peak(slow) / 3
+    fast = for_inference(copy.deepcopy(slow))
+    (slow_peak, slow_flops), (fast_peak, fast_flops) = peak_and_flops(slow, 32), peak_and_flops(fast, 32)
+    assert fast_peak < slow_peak / 10
+    assert fast_flops == slow_flops == 2 * 2 * 4 * 27 * 32**3
+
+
+@pytest.mark.parametrize(("channels", "side"), [(1, 128), (4, 64), (6, 64), (16, 24), (16, 48)])
+def test_the_rule_is_torchs(channels, side):
+    """`unrolls` says where torch's own convolution leaves oneDNN: what comes out is not channels-last there."""
+    image = torch.randn(1, channels, side, side, side).contiguous(memory_format=torch.channels_last_3d)
+    conv = nn.Conv3d(channels, 2, 3, padding=1).to(memory_format=torch.channels_last_3d)
+    with torch.inference_mode():
+        direct = conv(image).is_contiguous(memory_format=torch.channels_last_3d)
+    assert direct is not unrolls(image, conv.weight)

@@ -22,6 +22,7 @@ from volpipe.errors import ModelError, reason
 from volpipe.geometry import AxisFootprint
 from volpipe.inference.precision import Precision
 from volpipe.inference.predictor import copied
+from volpipe.models import kernels
 from volpipe.models.model import Model
 
 SMALL_TILE = 64  # voxels along an axis: the larger of the tiles that a user's network was tried on
@@ -64,7 +65,8 @@ class _StorageCount(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if func is torch.ops.aten.convolution.default and _unrolls(args[0], args[1]):
-            self.scratch(_columns_bytes(args[0], args[1], out))
+            image = args[0] if args[6] else out  # transposed: from the outputs' windows back to the image
+            self.scratch(_columns_bytes(image, args[1]))
         for leaf in tree_iter(out):
             if isinstance(leaf, Tensor):
                 self.count(leaf)
@@ -72,14 +74,13 @@ class _StorageCount(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _unrolls(x: Tensor, weight: Tensor) -> bool:
-    """True where torch 2.13 has no oneDNN kernel on a CPU: float64, and 3D convolutions of one channel in fp32."""
-    return x.dtype == torch.float64 or (x.dtype == torch.float32 and x.ndim == 5 and weight.shape[1] == 1)
+    """True where torch 2.13 takes no oneDNN kernel on a CPU: float64, and small 3D images in fp32."""
+    return x.dtype == torch.float64 or (x.dtype == torch.float32 and x.ndim == 5 and kernels.unrolls(x, weight))
 
 
-def _columns_bytes(x: Tensor, weight: Tensor, out: Tensor) -> int:
-    """What such a convolution unrolls: every window of one image."""
-    voxels = max(x[0, 0].numel(), out[0, 0].numel())
-    return weight[0].numel() * voxels * x.element_size()
+def _columns_bytes(image: Tensor, weight: Tensor) -> int:
+    """What such a convolution unrolls: a window for every voxel of one image."""
+    return weight[0].numel() * image[0, 0].numel() * image.element_size()
 
 
 def forward_price(model: Model, shape: Sequence[int], batch: int, precision: Precision) -> ForwardPrice:
