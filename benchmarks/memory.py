@@ -1,6 +1,7 @@
 """Is the memory promise kept? Each case runs a real job on a local cluster; the peak is what the system counted.
 
     growth   a cheap network over a volume and over one four times larger, same shards: the peaks must be the same
+             (the smaller is three blocks wide, so that both have blocks of every shape: faces, edges, interior)
     unet     a U-Net of 4 levels, width 16, uint16 in and uint8 out, 2 workers of 2 GiB, a volume of 2 GiB
 
 The peak is VmHWM of each worker process (the kernel's count), the promise is the plan's. `unet` computes for the better
@@ -25,8 +26,8 @@ GROWTH = {"model": "preset:unet3d_l3_w2", "block": (128,) * 3, "tile": (64,) * 3
 UNET = {"output_dtype": "uint8", "output_range": (-1.0, 1.0), "pyramid": False}
 CASES: dict[str, list[dict[str, Any]]] = {
     "growth": [
-        {"shape": (256, 256, 512), "dtype": "uint8", "job": GROWTH | {"output_range": (0.0, 1.0)}},
-        {"shape": (512, 512, 512), "dtype": "uint8", "job": GROWTH | {"output_range": (0.0, 1.0)}},
+        {"shape": (384, 384, 384), "dtype": "uint8", "job": GROWTH | {"output_range": (0.0, 1.0)}},
+        {"shape": (768, 768, 384), "dtype": "uint8", "job": GROWTH | {"output_range": (0.0, 1.0)}},
     ],
     "unet2d": [
         {"shape": (1024,) * 3, "dtype": "uint16", "job": UNET | {"model": "preset:unet2d_l4_w16", "assembly": "2d"}},

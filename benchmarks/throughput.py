@@ -89,7 +89,8 @@ def _rows(seconds: dict[tuple[str, int], list[tuple[float, float]]], size: int) 
             "wall s": round(wall[v], 2),
             "over bare, without start-up": round(net[v] / net["bare"], 3),
             "over bare, with": round(total[v] / total["bare"], 3),
-            "over user": round(total[v] / total["user"], 3),
+            "over user, without": round(net[v] / net["user"], 3),
+            "over user, with": round(total[v] / total["user"], 3),
         }
         for v in VARIANTS
     ]
