@@ -3,6 +3,8 @@
 import dataclasses
 import io
 import re
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -155,3 +157,15 @@ def test_the_tile_that_failed_is_the_one_that_is_named(model):
     network = dataclasses.replace(model(Halves(), 2, 2, 2), footprint=Footprint.from_halo((1, 1), (3, 3)))
     with pytest.raises(ModelError, match=r"a tile of \(66, 63\) voxels"):
         forward_price(network, (660, 63), 1, FP32)
+
+
+def test_the_count_itself_needs_no_compiler():
+    """torch's compiler takes seconds to import; every dispatch mode asks for it unless it says otherwise."""
+    script = (
+        "import sys, torch\n"
+        "from volpipe.inference.price import _count\n"
+        "network = torch.nn.Conv3d(1, 2, 3).to('meta')\n"
+        "assert _count(network, torch.empty(1, 1, 8, 8, 8, device='meta'))[0] == 2 * 2 * 27 * 6**3\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

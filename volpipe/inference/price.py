@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 from volpipe.errors import ModelError, reason
 from volpipe.geometry import AxisFootprint
@@ -37,14 +37,23 @@ class ForwardPrice:
     weight_bytes: int
 
 
-class _StorageCount(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the bytes of the storages alive; `peak` is the largest sum seen."""
+class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up operations by torch's own formulas, and the bytes of the storages alive; `peak` is the largest sum seen.
+
+    Not `FlopCounterMode`: as every mode does by default it imports torch's compiler (2.2 s). Some operations on meta
+    tensors do so themselves (torch.cat), a plain stack of convolutions does not.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.flops = 0
         self.alive = 0
         self.peak = 0
         self._seen: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
 
     def count(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
@@ -63,7 +72,10 @@ class _StorageCount(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.alive -= nbytes
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if formula := flop_registry.get(func.overloadpacket):
+            self.flops += formula(*args, **kwargs, out_val=out)
         if func is torch.ops.aten.convolution.default and _unrolls(args[0], args[1]):
             image = args[0] if args[6] else out  # transposed: from the outputs' windows back to the image
             self.scratch(_columns_bytes(image, args[1]))
@@ -133,7 +145,7 @@ def _uncounted(network: torch.nn.Module, x: Tensor) -> Exception | None:
 
 @torch.no_grad()
 def _count(network: torch.nn.Module, x: Tensor) -> tuple[float, int]:
-    with FlopCounterMode(display=False) as flops, _StorageCount() as storages:
-        storages.count(x)
+    with _Count() as counted:
+        counted.count(x)
         network(x)
-    return float(flops.get_total_flops()), storages.peak
+    return float(counted.flops), counted.peak
