@@ -2,10 +2,11 @@
 
     growth   a cheap network over a volume and over one four times larger, same shards: the peaks must be the same
              (the smaller is three blocks wide, so that both have blocks of every shape: faces, edges, interior)
-    unet     a U-Net of 4 levels, width 16, uint16 in and uint8 out, 2 workers of 2 GiB, a volume of 2 GiB
+    unet2d   a U-Net of 4 levels, width 16, uint16 in and uint8 out, 2 workers of 2 GiB, a volume of 2 GiB, by planes
+    unet3d   the same in 3D, on an eighth of that volume: 64 blocks
 
-The peak is VmHWM of each worker process (the kernel's count), the promise is the plan's. `unet` computes for the better
-part of an hour in 3D and some minutes plane by plane: choose with --cases.
+The peak is VmHWM of each worker process (the kernel's count), the promise is the plan's. The U-Nets compute for some
+ten minutes each: choose with --cases.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
     ],
     "unet3d": [
         {
-            "shape": (1024,) * 3,
+            "shape": (512,) * 3,
             "dtype": "uint16",
             "job": UNET | {"model": "preset:unet3d_l4_w16", "precision": "bf16", "block": (128,) * 3},
         },
