@@ -18,6 +18,7 @@ _HOMES = {
     "volpipe.errors": ("VolpipeError",),
     "volpipe.geometry": ("AxisFootprint", "BlockGrid", "Box", "Footprint"),
     "volpipe.jobs.apply": ("ApplyJob",),
+    "volpipe.jobs.audit": ("AuditJob",),
     "volpipe.jobs.importing": ("ImportJob",),
     "volpipe.jobs.pyramid": ("PyramidJob",),
     "volpipe.jobs.statistics": ("StatisticsJob",),

@@ -154,6 +154,9 @@ class Job(Protocol):
         """Make the place that the tasks write to (`fresh`; an old one goes if `replace`), or find it again."""
         ...
 
-    def finish(self, plan: Plan, value: Any) -> None:
-        """Declare the result complete; called only when every task is done, with the reduced value of all receipts."""
+    def finish(self, plan: Plan, value: Any) -> str:
+        """Declare the result complete, and say in one line what came of it ("" for nothing to say).
+
+        Called only when every task is done, with the reduced value of all receipts.
+        """
         ...

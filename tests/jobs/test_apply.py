@@ -111,7 +111,7 @@ def test_the_product_of_tiles_is_declared_inexact(volume, noise, applied, whole,
 
 def test_the_ledger_holds_one_receipt_per_block(volume, noise, applied):
     place, _ = applied(volume(noise((10, 20, 60))), UNET_3D, block=(16, 16, 16), pyramid=False)
-    receipts = list(Ledger(place).receipts())
+    receipts = [receipt for receipt in Ledger(place).receipts() if receipt["work"] == "apply"]
     assert sorted(receipt["item"] for receipt in receipts) == list(range(1 * 2 * 4))
     assert all(receipt["bytes_read"] > 0 for receipt in receipts)
     assert json.dumps(receipts)  # nothing but JSON

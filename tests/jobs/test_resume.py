@@ -21,7 +21,7 @@ from volpipe.volume.verify import receipts_of, verify
 UNET = "preset:unet3d_l3_w3"
 SERIAL = RunSettings(serial=True, threads=1, memory_per_worker="4GiB")
 SHAPE = (32, 64, 80)
-TASKS = 2 * 4 * 5 + 2 * 2 * 3 + 1 * 1 * 2 + 1  # shards of 16 x 16 x 16 in four levels
+TASKS = 2 * 4 * 5 + 2 * 2 * 3 + 1 * 1 * 2 + 1 + 2  # shards of 16 x 16 x 16 in four levels, and the audit's boxes
 
 
 def command(source, place):

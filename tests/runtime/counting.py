@@ -74,3 +74,4 @@ class CountingJob:
 
     def finish(self, plan, value):
         self.finished.append(value)
+        return ""

@@ -22,6 +22,7 @@ COMMANDS = {
     "import": "Copy a volume into sharded OME-Zarr.",
     "statistics": "Histogram and percentiles of a volume, stored beside it.",
     "pyramid": "Build the coarser levels of a volume.",
+    "audit": "Compute boxes of a finished product again, and say whether it is exact.",
     "info": "Say what a volume is.",
     "validate": "Check a volume's metadata, and its voxels with --deep.",
 }

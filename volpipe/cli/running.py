@@ -58,6 +58,8 @@ def run_and_tell(job: Job, settings: RunSettings, restart: bool) -> None:
         on_start=print_where,
     )
     click.echo(summary.text())
+    if summary.result:
+        click.echo(summary.result)
 
 
 def print_where(where: str) -> None:

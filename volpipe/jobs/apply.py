@@ -71,6 +71,9 @@ class ApplyJob(Fields):
     voxel_size_um: tuple[float, float, float] | None = Field(
         None, description="Of the input z, y, x, where it states none."
     )
+    audit: int | None = Field(
+        None, ge=0, description="Boxes across faces that are computed again from the input; a few if not given."
+    )
     pyramid: bool = Field(True, description="Build the coarser levels of the product.")
 
     _per_model_axis = field_validator(
@@ -114,15 +117,30 @@ class ApplyJob(Fields):
         for level, factors in enumerate(self._setup.factors, start=1):
             product.add_level(level, factors)  # one that is there is kept
 
-    def finish(self, plan: Plan, value: Any) -> None:
-        """List the levels and declare the product complete."""
+    def finish(self, plan: Plan, value: Any) -> str:
+        """List the levels and declare the product complete, and exact if the audit says so."""
+        from volpipe.jobs.audit import outcome
         from volpipe.volume import open_product
 
+        found, line = outcome(self._setup, plan.works["audit"], value)  # type: ignore[arg-type]
         product = open_product(self.output)
         product.publish(self._setup.factors, self._setup.method)
-        product.update(state="complete")
+        product.update(state="complete", **found)
+        return line
 
     def settings(self) -> dict[str, Any]:
         """The options that change the numbers, for the ledger's key (places, weights and geometry stand there too)."""
-        elsewhere = {"input", "output", "model", "weights", "trust_code", "block", "tile", "bbox", "mask", "pyramid"}
+        elsewhere = {
+            "input",
+            "output",
+            "model",
+            "weights",
+            "trust_code",
+            "block",
+            "tile",
+            "bbox",
+            "mask",
+            "pyramid",
+            "audit",
+        }
         return self.model_dump(mode="json", exclude=elsewhere)

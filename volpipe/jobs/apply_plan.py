@@ -12,6 +12,8 @@ from volpipe.inference.price import ForwardPrice, forward_price
 from volpipe.jobs import memory, plain, tiling
 from volpipe.jobs.apply_setup import Setup
 from volpipe.jobs.apply_work import NAME, ApplyWork
+from volpipe.jobs.audit import NAME as AUDIT
+from volpipe.jobs.audit import AuditWork, audit_tasks, audit_work, joined
 from volpipe.jobs.pyramid import pyramid_bytes, pyramid_tasks, pyramid_works
 from volpipe.plan import Budget, Plan, Price, Task
 from volpipe.volume import Product
@@ -33,16 +35,23 @@ def plan_of(setup: Setup, budget: Budget) -> Plan:
     pricing.forward(pricing.reads(tile).smallest_tile)  # a network that needs more than the thinnest tile says so now
     price = pricing.price(tile)
     apply = _work(setup, budget, tile, price.worker_bytes)
+    audit = audit_work(setup, apply, setup.job.audit)
     return Plan(
         title=f"apply {setup.job.model} to {setup.job.input}",
-        works={NAME: apply, **pyramid_works(apply.product, setup.factors, setup.method)},
-        tasks=lambda: _tasks(setup),
-        count=len(setup.grid) + sum(len(level.grid) for level in setup.layout.levels(setup.factors)[1:]),
+        works={NAME: apply, AUDIT: audit, **pyramid_works(apply.product, setup.factors, setup.method)},
+        tasks=lambda: _tasks(setup, audit),
+        count=_count(setup, audit),
         price=price,
         key=setup.key(tile),
         facts=_facts(setup, tile, price),
+        reduce=joined,
         skips=None if setup.mask is None else apply.skips,
     )
+
+
+def _count(setup: Setup, audit: AuditWork) -> int:
+    levels = sum(len(level.grid) for level in setup.layout.levels(setup.factors)[1:])
+    return len(setup.grid) + len(audit.spots) + levels
 
 
 @dataclass
@@ -167,8 +176,9 @@ def _work(setup: Setup, budget: Budget, tile: Tile, promised: int) -> ApplyWork:
     )  # fmt: skip
 
 
-def _tasks(setup: Setup) -> Iterator[Task]:
+def _tasks(setup: Setup, audit: AuditWork) -> Iterator[Task]:
     yield from (Task(NAME, number) for number in range(len(setup.grid)))
+    yield from audit_tasks(audit)
     yield from pyramid_tasks(setup.layout, setup.factors, setup.grid, NAME)
 
 

@@ -6,7 +6,7 @@ source --read(window)--> voxels --stitch(tiles, predictor)--> encoded core --wri
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from volpipe.inference.predictor import device_lease, predictor
 from volpipe.models.model import ModelRef
 from volpipe.models.normalisation import Normalisation
 from volpipe.plan import Receipt
-from volpipe.stitching import Assembly, Encoding, mode_named, stitch, window_box
+from volpipe.stitching import Assembly, Encoding, Tile, mode_named, stitch, window_box
 from volpipe.volume import Mask, Product, Source
 
 NAME = "apply"
@@ -66,19 +66,32 @@ class ApplyWork:
             return Receipt(NAME, item, skipped="mask", box=str(place))
         began = time.perf_counter()
         tiles = mode_named(self.stitching).tiles(core, self.source.shape, self.tile, self.footprint)
-        box = window_box(tiles, self.source.shape)
-        window = self._finite(self.source.read(box), item, box)
+        window, box = self.read(tiles, f"block {item}")
         read = time.perf_counter()
+        out = self.compute(window, box, tiles, core)
+        computed = time.perf_counter()
+        checksum = self.product.write(place, out)
+        seconds = {"read": read - began, "compute": computed - read, "write": time.perf_counter() - computed}
+        return Receipt(NAME, item, checksum, seconds, window.nbytes, out.nbytes, box=str(place))
+
+    def read(self, tiles: Sequence[Tile], who: str) -> tuple[NDArray[Any], Box]:
+        """Everything that tiles see: stored voxels (c, z, y, x), and the box of the volume that they are.
+
+        Raises:
+            ReadError: they hold NaN or infinity, which `who` meets.
+        """
+        box = window_box(tiles, self.source.shape)
+        return self._finite(self.source.read(box), who, box), box
+
+    def compute(self, window: NDArray[Any], box: Box, tiles: Sequence[Tile], core: Box) -> NDArray[Any]:
+        """The encoded voxels (c'', z, y, x) of `core`, which the tiles' own boxes cover."""
         out = self._empty(core)
         with device_lease(self.device):
             stitch(
                 window, box, tiles, self._network(),
                 assembly=self.assembly, encoding=self.encoding, out=out, core=core, batch=self.batch,
             )  # fmt: skip
-        computed = time.perf_counter()
-        checksum = self.product.write(place, out)
-        seconds = {"read": read - began, "compute": computed - read, "write": time.perf_counter() - computed}
-        return Receipt(NAME, item, checksum, seconds, window.nbytes, out.nbytes, box=str(place))
+        return out
 
     def skips(self, item: int) -> bool:
         """True if the mask is zero all over a block."""
@@ -97,7 +110,7 @@ class ApplyWork:
         channels = self.encoding.channels(self.out_channels)
         return np.empty((channels, *core.shape), self.encoding.dtype(self.out_channels))
 
-    def _finite(self, window: NDArray[Any], item: int, box: Box) -> NDArray[Any]:
+    def _finite(self, window: NDArray[Any], who: str, box: Box) -> NDArray[Any]:
         if window.dtype.kind != "f":
             return window
         bad = ~np.isfinite(window)
@@ -105,7 +118,7 @@ class ApplyWork:
             return window
         if self.nan is None:
             raise ReadError(
-                f"{self.source.location}: block {item} reads {box} and finds {int(bad.sum())} voxels that are NaN or "
+                f"{self.source.location}: {who} reads {box} and finds {int(bad.sum())} voxels that are NaN or "
                 "infinite; mend the volume or give --nan VALUE to replace them"
             )
         window[bad] = self.nan

@@ -75,11 +75,12 @@ class ImportJob(Fields):
         if fresh:
             create_product(self.output, self.layout, {"provenance": self._provenance(plan)}, replace=replace)
 
-    def finish(self, plan: Plan, value: Any) -> None:
+    def finish(self, plan: Plan, value: Any) -> str:
         """Declare the product complete."""
         from volpipe.volume import open_product
 
         open_product(self.output).update(state="complete")
+        return ""
 
     @cached_property
     def source(self) -> Source:

@@ -209,9 +209,10 @@ class PyramidJob(Fields):
             product.add_level(level, step)
         open_folder(self.volume).put(PYRAMID, json.dumps(plan.key["settings"]).encode())
 
-    def finish(self, plan: Plan, value: Any) -> None:
+    def finish(self, plan: Plan, value: Any) -> str:
         """List the levels."""
         self._product.publish(self._factors, self._method)
+        return ""
 
     @cached_property
     def _product(self) -> Product:

@@ -142,11 +142,12 @@ class StatisticsJob(Fields):
 
         check_writable(self.place)
 
-    def finish(self, plan: Plan, value: Any) -> None:
+    def finish(self, plan: Plan, value: Any) -> str:
         """Write the merged histograms and what follows from them."""
         from volpipe.volume.statistics import Statistics, write_statistics
 
         write_statistics(Statistics(value, self._source.identity(), self._mask_identity()), self.place)
+        return ""
 
     @property
     def place(self) -> str:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from volpipe.errors import ConfigError
 from volpipe.jobs.apply import ApplyJob
+from volpipe.jobs.audit import AuditJob
 from volpipe.jobs.fields import validation_text
 from volpipe.jobs.importing import ImportJob
 from volpipe.jobs.pyramid import PyramidJob
@@ -31,16 +32,17 @@ class Step(BaseModel):
     apply: ApplyJob | None = None
     statistics: StatisticsJob | None = None
     pyramid: PyramidJob | None = None
+    audit: AuditJob | None = None
     import_: ImportJob | None = Field(None, alias="import")
 
     @model_validator(mode="after")
     def _one_job(self) -> Step:
         if len(self._given()) != 1:
-            raise ValueError("give one job per entry: apply, statistics, pyramid or import")
+            raise ValueError("give one job per entry: apply, statistics, pyramid, audit or import")
         return self
 
     def _given(self) -> list[Job]:
-        return [job for job in (self.apply, self.statistics, self.pyramid, self.import_) if job is not None]
+        return [job for job in (self.apply, self.statistics, self.pyramid, self.audit, self.import_) if job is not None]
 
     @property
     def job(self) -> Job:

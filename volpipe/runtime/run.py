@@ -42,6 +42,7 @@ class Summary:
         done, before: tasks done by this run, and by earlier ones.
         seconds: wall seconds by phase, added over all slots.
         peak_bytes: largest resident memory by worker.
+        result: one line on what came of it, or "".
     """
 
     plan: Plan
@@ -52,6 +53,7 @@ class Summary:
     seconds: dict[str, float] = field(default_factory=dict)
     peak_bytes: dict[str, int] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
+    result: str = ""
 
     def add(self, receipt: Receipt) -> None:
         """Count one receipt of this run."""
@@ -115,7 +117,7 @@ def run(
             _drive(plan, crew, state, summary, settings.retries, progress)
     if summary.failures:
         raise _blocks_failed(summary, plan.count - state.done.count)
-    job.finish(plan, state.value)
+    summary.result = job.finish(plan, state.value)
     return summary
 
 

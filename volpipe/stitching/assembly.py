@@ -36,6 +36,11 @@ class Assembly:
         """Spatial axes that the network must have."""
         return 2 if self.name == "2d" else 3
 
+    @property
+    def sees(self) -> tuple[bool, ...]:
+        """Per axis of the volume, whether the network sees more than one voxel along it."""
+        return tuple(self.ndim == 3 or axis != self.axis for axis in AXES)
+
     def footprint(self, network: Footprint) -> Footprint:
         """The network's footprint on the three axes of the volume."""
         return network.along(AXES.index(self.axis)) if self.ndim == 2 else network

@@ -1,4 +1,4 @@
-"""The stitching modes by name. A mode is a module: NAME, EXACT and `tiles(core, volume, tile, footprint)`."""
+"""The stitching modes by name. A mode is a module: NAME, EXACT, and the two functions of `Mode`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,10 @@ class Mode(Protocol):
 
     def tiles(self, core: Box, volume: Sequence[int], tile: Sequence[int], footprint: Footprint) -> list[Tile]:
         """The tiles of one block."""
+        ...
+
+    def alone(self, own: Box, volume: Sequence[int], footprint: Footprint) -> Tile:
+        """The tile that would own a box (on the period) anywhere in the volume."""
         ...
 
 

@@ -23,11 +23,11 @@ def tiles(core: Box, volume: Sequence[int], tile: Sequence[int], footprint: Foot
 
     A cell of the lattice that the core cuts is computed for the core's part alone: the numbers are the same.
     """
-    owns = (cell.intersect(core) for cell in lattice_cells(core, tile))
-    return [Tile(own, _read(own, volume, footprint)) for own in owns]
+    return [alone(cell.intersect(core), volume, footprint) for cell in lattice_cells(core, tile)]
 
 
-def _read(own: Box, volume: Sequence[int], footprint: Footprint) -> Box:
+def alone(own: Box, volume: Sequence[int], footprint: Footprint) -> Tile:
+    """The tile that owns a box, wherever that lies."""
     axes = zip(footprint.axes, own.start, own.stop, volume, strict=True)
     start, stop = zip(*(axis.read(a, b, n) for axis, a, b, n in axes), strict=True)
-    return Box(start, stop)
+    return Tile(own, Box(start, stop))

@@ -9,6 +9,7 @@ the blocks. Source: "tile-and-stitch" of Stitching and dimensionality effects (a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from volpipe.geometry import Box, Footprint, lattice_cells
 from volpipe.stitching.tile import Tile
@@ -29,8 +30,10 @@ def tiles(core: Box, volume: Sequence[int], tile: Sequence[int], footprint: Foot
     Returns:
         Tiles in C order, whose `own` boxes cover `core`; a tile is computed whole and cropped to the core.
     """
+    return [replace(alone(cell, volume, footprint), own=cell.intersect(core)) for cell in lattice_cells(core, tile)]
+
+
+def alone(own: Box, volume: Sequence[int], footprint: Footprint) -> Tile:
+    """The tile that owns a box which starts on the period, wherever that lies; it ends where the volume does."""
     end = tuple(a.admissible(n) for a, n in zip(footprint.axes, volume, strict=True))
-    return [
-        Tile(cell.intersect(core), Box(cell.start, tuple(min(b, e) for b, e in zip(cell.stop, end, strict=True))))
-        for cell in lattice_cells(core, tile)
-    ]
+    return Tile(own, Box(own.start, tuple(min(b, e) for b, e in zip(own.stop, end, strict=True))))

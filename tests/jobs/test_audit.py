@@ -1,0 +1,197 @@
+"""The audit: right products are called exact, planted faults are found, and what cannot be judged is refused."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from volpipe.errors import ProductError, RunError
+from volpipe.geometry import AxisFootprint, Box, Footprint
+from volpipe.jobs.apply import ApplyJob
+from volpipe.jobs.audit import AuditJob, AuditWork, outcome
+from volpipe.plan import Budget
+from volpipe.runtime.run import run
+from volpipe.runtime.settings import RunSettings
+from volpipe.stitching import audit
+from volpipe.volume import open_product
+from volpipe.volume.ledger import Ledger
+
+UNET, RESNET = "preset:unet3d_l3_w3", "preset:resnet6_3d_w2"
+SHAPE = (64, 16, 16)  # of blocks of 16: the only faces are across z
+BLOCK = (16, 16, 16)
+SERIAL = RunSettings(serial=True, threads=1, memory_per_worker="4GiB")
+BUDGET = Budget(worker_bytes=4 * 2**30)
+FLOAT32 = {"precision": "fp32", "output_dtype": "float32"}
+UINT8 = {"precision": "fp32", "output_dtype": "uint8", "output_range": (-4.0, 4.0)}
+
+
+@pytest.fixture
+def made(volume, noise, applied):
+    """`made(model, shape, **options) -> product's location`."""
+
+    numbers = itertools.count()
+
+    def go(model=UNET, shape=SHAPE, **options):
+        source = volume(noise(shape), name=f"in{next(numbers)}.ome.zarr")
+        return applied(source, model, **{"block": BLOCK, "pyramid": False} | options)[0]
+
+    return go
+
+
+def audited(place, **options):
+    """The product's attributes after an audit."""
+    run(AuditJob(volume=place, **options), SERIAL, progress=None)
+    return open_product(place).attributes
+
+
+def change(place, number, change_it):
+    """Rewrite one block of a product."""
+    product = open_product(place)
+    core = product.grid()[number].core
+    product.write(core, change_it(product.read(core)))
+
+
+@pytest.mark.parametrize("model", [UNET, RESNET])
+@pytest.mark.parametrize("options", [{}, FLOAT32, UINT8, {"precision": "fp32", "output_dtype": "labels"}])
+def test_a_right_product_is_exact(made, model, options):
+    attributes = open_product(made(model, (40, 30, 50), audit=6, **options)).attributes
+    assert attributes["exact"] is True
+    assert attributes["exact_reason"] == ""
+    assert attributes["audit"]["boxes"] == 6
+    assert audited(made(model, (40, 30, 50), **options), boxes=20)["exact"] is True
+
+
+@pytest.mark.parametrize("step", [1e-4, 1e-3, 1e-2, 5e-2])
+@pytest.mark.parametrize(("options", "smallest"), [(FLOAT32, 1e-4), (UINT8, 1e-2)])
+def test_a_step_at_one_face_is_found(made, step, options, smallest):
+    place = made(**options)
+    change(place, 1, lambda voxels: (voxels * (1 + step)).astype(voxels.dtype))
+    attributes = audited(place, boxes=8)
+    assert attributes["exact"] is not (step >= smallest)
+    if step >= smallest:
+        assert attributes["audit"]["step"] > attributes["audit"]["smallest_step_seen"]
+        assert "differ from what the network gives" in attributes["exact_reason"]
+
+
+def short(footprint):
+    """One period less of halo on every axis."""
+    axes = (AxisFootprint(a.need_before - a.period, a.need_after - a.period, a.period) for a in footprint.axes)
+    return Footprint(tuple(axes))
+
+
+@pytest.mark.parametrize("model", [UNET, RESNET])
+@pytest.mark.parametrize("options", [FLOAT32, UINT8])
+def test_a_halo_one_period_short_is_found(volume, noise, tmp_path, model, options):
+    """By the audit of a run that believes in its halo: boxes are computed inside larger tiles."""
+    job = ApplyJob(input=volume(noise((96, 16, 16))), output=str(tmp_path / "o.ome.zarr"), model=model, block=BLOCK,
+                   pyramid=False, audit=8, **options)  # fmt: skip
+    plan = job.plan(BUDGET)
+    job.begin(plan, fresh=True, replace=False)
+    work = plan.works["apply"]
+    for item in range(len(work.grid)):
+        replace(work, footprint=short(work.footprint))(item)
+    found = outcome(job._setup, plan.works["audit"], findings(replace(plan.works["audit"], apply=work)))
+    assert found[0]["exact"] is (model == RESNET and options is UINT8)  # its 1e-3 std is less than a level of uint8
+
+
+def findings(work: AuditWork):
+    return [found for item in range(len(work.spots)) for found in work(item).value]
+
+
+def test_a_read_off_by_one_voxel_is_found(made):
+    place = made(**FLOAT32)
+    change(place, 2, lambda voxels: np.roll(voxels, 1, axis=3))
+    attributes = audited(place, boxes=8)
+    assert attributes["exact"] is False
+    assert attributes["audit"]["seams"]
+
+
+def test_labels_that_moved_are_found(volume, noise, applied, network):
+    from volpipe.models.unet import UNetArchitecture
+
+    model = network(UNetArchitecture(3, levels=2, width=2, out_channels=3))
+    place, _ = applied(volume(noise(SHAPE)), model, block=BLOCK, pyramid=False, precision="fp32", output_dtype="labels")
+    assert open_product(place).attributes["exact"] is True
+    change(place, 1, lambda voxels: np.roll(voxels, 1, axis=1))
+    assert audited(place, boxes=6)["exact"] is False
+
+
+def test_tiles_that_see_nothing_of_each_other_are_told_how_much_they_differ(made):
+    place = made(stitching="tile")
+    attributes = open_product(place).attributes
+    assert attributes["exact"] is False
+    assert "see nothing of each other" in attributes["exact_reason"]
+    assert attributes["audit"]["largest"] > 0.01
+
+
+def test_fail_above(made):
+    exact, inexact = made(), made(stitching="tile")
+    run(AuditJob(volume=exact, fail_above=1e-9), SERIAL, progress=None)
+    with pytest.raises(RunError, match=r"differs by .* more than --fail-above 1e-09"):
+        run(AuditJob(volume=inexact, fail_above=1e-9), SERIAL, progress=None)
+
+
+def test_an_audit_left_out_is_told(made):
+    attributes = open_product(made(audit=0)).attributes
+    assert (attributes["exact"], attributes["exact_reason"]) == (False, "not audited")
+
+
+def test_one_tile_has_nothing_to_audit(made):
+    attributes = open_product(made(shape=(12, 14, 16))).attributes
+    assert (attributes["exact"], attributes["audit"]["boxes"]) == (True, 0)
+
+
+def test_a_finished_run_has_nothing_to_do_whatever_the_audit(volume, noise, applied):
+    source = volume(noise(SHAPE))
+    place, _ = applied(source, UNET, block=BLOCK, pyramid=False, audit=2)
+    before = len(list(Ledger(place).receipts()))
+    applied(source, UNET, block=BLOCK, pyramid=False, audit=2, output=place)
+    assert len(list(Ledger(place).receipts())) == before
+    applied(source, UNET, block=BLOCK, pyramid=False, audit=5, output=place)
+    assert len(list(Ledger(place).receipts())) == before + 3
+    assert open_product(place).attributes["audit"]["boxes"] == 5
+
+
+def test_masked_blocks_are_left_out(volume, noise, applied):
+    mask = np.ones(SHAPE, "uint8")
+    mask[:16] = 0
+    source, mask = volume(noise(SHAPE)), volume(mask, name="mask.ome.zarr")
+    place, _ = applied(source, UNET, block=BLOCK, pyramid=False, mask=mask, audit=8)
+    attributes = open_product(place).attributes
+    assert attributes["exact"] is True
+    assert 0 < attributes["audit"]["boxes"] < 8
+
+
+def test_planes_are_not_compared_across_their_own_axis(made):
+    place = made("preset:unet2d_l4_w3", (8, 40, 40), assembly="2d", block=(8, 16, 16), audit=8)
+    assert open_product(place).attributes["exact"] is True
+
+
+def test_the_same_boxes_first():
+    region, faces = Box((0, 0, 0), (100, 100, 100)), [[32, 64], [], [50]]
+    few, many = (audit.spots(region, faces, (16, 16, 16), count, seed=3) for count in (4, 9))
+    assert many[:4] == few
+    assert {spot.axis for spot in many} == {0, 2}
+    assert all(spot.box.start[spot.axis] < spot.face < spot.box.stop[spot.axis] for spot in many)
+    assert audit.spots(region, faces, (16, 16, 16), 4, seed=4) != few
+    assert audit.spots(region, [[], [], []], (16, 16, 16), 4, seed=4) == []
+
+
+def test_what_cannot_be_judged_is_refused(made, volume, noise, tmp_path):
+    with pytest.raises(ProductError, match="does not tell what network made it"):
+        AuditJob(volume=volume(noise(SHAPE))).plan(BUDGET)
+    place = made()
+    open_product(place).update(state="running")
+    with pytest.raises(ProductError, match="is not finished"):
+        AuditJob(volume=place).plan(BUDGET)
+    open_product(place).update(state="complete")
+    other = volume(noise((64, 16, 17)), name="other.ome.zarr")
+    with pytest.raises(ProductError, match=r"was made from something else .*input\.metadata"):
+        AuditJob(volume=place, input=other).plan(BUDGET)
+
+
+def test_an_input_that_was_moved_is_named(made, tmp_path):
+    place = made()
+    (tmp_path / "in0.ome.zarr").rename(tmp_path / "moved.ome.zarr")
+    assert audited(place, input=str(tmp_path / "moved.ome.zarr"))["exact"] is True

@@ -1,0 +1,257 @@
+"""`audit`: is a product what its network gives? A few small boxes across faces are computed again from the input.
+
+    apply      ... blocks --> ("audit", i), which needs the blocks that its box touches --> finish: exact, or why not
+    audit OUT  the same boxes and more, of a finished product, from what its provenance says of how it was made
+
+A box is computed on other tiles than those of the run, and compared as it is stored (stitching/audit.py). For an
+inexact mode it is the same network on tiles of the same size that lie elsewhere: how much the product depends on where
+its tiles lie.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from volpipe.errors import ProductError, RunError
+from volpipe.geometry import BlockGrid, Box, Footprint, ceil_to, floor_to
+from volpipe.jobs.apply import ApplyJob
+from volpipe.jobs.fields import Fields
+from volpipe.plan import Budget, Plan, Price, Receipt, Task
+from volpipe.stitching import mode_named
+from volpipe.stitching.audit import SIDE, Finding, Spot, judge, spots, verdict
+from volpipe.volume.layout import blocks_touched
+from volpipe.volume.ledger import changes
+
+if TYPE_CHECKING:
+    from volpipe.jobs.apply_setup import Setup
+    from volpipe.jobs.apply_work import ApplyWork
+
+NAME, APPLY = "audit", "apply"
+MARGIN = 16  # voxels by which a box is grown on a side: what a short halo spoils lies outside the box
+FEWEST, MOST = 2, 8  # boxes of a run that does not say how many
+TILES_A_BOX = 50  # of such a run: what the audit adds stays a few per cent
+
+
+@dataclass(frozen=True)
+class AuditWork:
+    """Looks at one spot of what `apply` stored.
+
+    Attributes:
+        apply: the work that made it.
+        has_faces: False if a single tile made it all.
+    """
+
+    apply: ApplyWork
+    spots: tuple[Spot, ...]
+    has_faces: bool
+
+    def __call__(self, item: int) -> Receipt:
+        """Read what is stored, compute it twice, compare."""
+        spot, grid = self.spots[item], self.apply.grid
+        if any(self.apply.skips(block.number) for block in blocks_touched(grid, spot.box)):
+            return Receipt(NAME, item, skipped="mask", value=[])
+        began = time.perf_counter()
+        stored = self.apply.product.read(spot.box.relative_to(grid.region.start))
+        read = time.perf_counter()
+        again, other = (self._computed(spot, which) for which in (0, 1))
+        finding = judge(spot, stored, again, other, self.apply.encoding.name, self.apply.precision)
+        seconds = {"read": read - began, "compute": time.perf_counter() - read}
+        return Receipt(NAME, item, seconds=seconds, bytes_read=stored.nbytes, value=[asdict(finding)])
+
+    def _computed(self, spot: Spot, which: int) -> Any:
+        """The encoded voxels of a spot's box, from one of the two tiles that are laid around it."""
+        work, mode = self.apply, mode_named(self.apply.stitching)
+        around = _around if mode.EXACT else _same_tile_around
+        axes = zip(spot.box.start, spot.box.stop, work.tile, work.footprint.period, work.source.shape, strict=True)
+        start, stop = zip(*(around(*axis, which) for axis in axes), strict=True)
+        tiles = [replace(mode.alone(Box(start, stop), work.source.shape, work.footprint), own=spot.box)]
+        window, box = work.read(tiles, f"the audit of {spot.box}")
+        return work.compute(window, box, tiles, spot.box)
+
+
+def _around(a: int, b: int, tile: int, period: int, volume: int, which: int) -> tuple[int, int]:
+    """[a, b) grown on the period and clipped to the volume: two tiles of different sizes, so that kernels add up in
+    another order, and no larger than the run's by more than three periods."""
+    margin = max(period, min((tile - (b - a)) // 2, MARGIN))
+    before, after = [(margin, margin), (margin // 2, margin + margin // 2 + period)][which]
+    return max(0, floor_to(a - before, period)), min(volume, ceil_to(b + after, period))
+
+
+def _same_tile_around(a: int, b: int, tile: int, period: int, volume: int, which: int) -> tuple[int, int]:
+    """The same where a tile's size shows in the result: two tiles of the run's size, moved inside the volume."""
+    before = max(0, tile - (b - a)) // (2, 4)[which]
+    start = floor_to(a - before, period)
+    size = max(tile, ceil_to(b - start, period))
+    start = max(0, min(start, floor_to(volume - size, period)))
+    return start, min(volume, start + size)
+
+
+def audit_work(setup: Setup, apply: ApplyWork, count: int | None, seed: int = 0) -> AuditWork:
+    """The work on the spots of a product.
+
+    Args:
+        count: of boxes; None chooses by the number of tiles.
+        seed: other boxes for another seed.
+    """
+    faces = _faces(setup, apply.tile)
+    if count is None:
+        tiles = math.prod(1 + len(there) for there in faces)
+        count = min(max(tiles // TILES_A_BOX, FEWEST), MOST)
+    content = json.dumps(setup.key(apply.tile), sort_keys=True, default=str).encode()
+    sides = [min(SIDE, max(1, tile // 2)) for tile in apply.tile]
+    found = spots(setup.grid.region, faces, sides, count, zlib.crc32(content) + seed)
+    return AuditWork(apply, tuple(found), any(faces))
+
+
+def audit_tasks(work: AuditWork, *, finished: bool = False) -> Iterator[Task]:
+    """One task a spot; of a product that is not `finished` it needs the blocks that its box touches."""
+    for item, spot in enumerate(work.spots):
+        blocks = [] if finished else blocks_touched(work.apply.grid, spot.box)
+        yield Task(NAME, item, tuple((APPLY, block.number) for block in blocks))
+
+
+def joined(one: list[Any] | None, two: list[Any] | None) -> list[Any]:
+    """Findings of two receipts; those of blocks carry none."""
+    return (one or []) + (two or [])
+
+
+def outcome(setup: Setup, work: AuditWork, value: list[Mapping[str, Any]] | None) -> tuple[dict[str, Any], str]:
+    """(attributes of the product, one line for people) from the findings of all receipts."""
+    findings = [Finding(**found) for found in value or []]
+    audit = verdict(findings, setup.encoding.name)
+    reason = _reason(setup, work, audit)
+    seen = (
+        f"{len(findings)} boxes across faces, largest difference {audit['largest']:.3g} {audit['unit']}, "
+        f"a step above {audit['smallest_step_seen']:.2g} would show"
+    )
+    promise = f"not exact ({reason})" if reason else f"equals whole-volume inference{setup.condition()}"
+    return {"exact": not reason, "exact_reason": reason, "audit": audit}, f"{promise}; {seen}" if findings else promise
+
+
+def _reason(setup: Setup, work: AuditWork, audit: Mapping[str, Any]) -> str:
+    """Why a product may not be called exact, or ""."""
+    if setup.inexact():
+        return setup.inexact()
+    if audit["seams"]:
+        return f"{len(audit['seams'])} of {audit['boxes']} boxes differ from what the network gives there"
+    return "not audited" if work.has_faces and not audit["boxes"] else ""
+
+
+def _faces(setup: Setup, tile: tuple[int, ...]) -> list[list[int]]:
+    """Per axis that the network sees, where tiles or blocks meet inside the product, in voxels of the volume."""
+    return [_faces_across(setup, tile, axis) if seen else [] for axis, seen in enumerate(setup.assembly.sees)]
+
+
+def _faces_across(setup: Setup, tile: tuple[int, ...], axis: int) -> list[int]:
+    region, footprint = setup.grid.region, Footprint((setup.footprint.axes[axis],))
+    volume = (setup.source.shape[axis],)
+    starts = set()
+    for block in BlockGrid(Box((region.start[axis],), (region.stop[axis],)), (setup.grid.shape[axis],)):
+        starts |= {t.own.start[0] for t in setup.mode.tiles(block.core, volume, (tile[axis],), footprint)}
+    return sorted(starts)[1:]
+
+
+class AuditJob(Fields):
+    """Recompute small boxes of a finished product from its input, and say whether it is what its network gives."""
+
+    volume: str = Field(description="A product of volpipe apply.")
+    boxes: int = Field(16, ge=1, description="How many boxes are computed again.")
+    seed: int = Field(0, ge=0, description="Other boxes for another seed.")
+    fail_above: float | None = Field(
+        None, ge=0, description="Fail if a voxel differs by more, in the unit of what is stored; also of inexact modes."
+    )
+    input: str | None = Field(None, description="Where the input lies now, if it was moved.")
+    model: str | None = Field(None, description="Where the model lies now, if it was moved.")
+    trust_code: bool = Field(False, description="Run the code of a package.module:factory model.")
+
+    @property
+    def product(self) -> None:
+        """None: an audit leaves nothing to go on with."""
+        return
+
+    def plan(self, budget: Budget) -> Plan:
+        """Open the product and what it was made of, and choose the boxes.
+
+        Raises:
+            ProductError: the product is not one of `apply`, not finished, or its input or model changed.
+        """
+        from volpipe.jobs.apply_plan import plan_of
+
+        made = plan_of(self._setup, budget)
+        apply = made.works[APPLY]
+        work = audit_work(self._setup, apply, self.boxes, self.seed)  # type: ignore[arg-type]
+        return Plan(
+            title=f"audit {self.volume}",
+            works={NAME: work},
+            tasks=lambda: audit_tasks(work, finished=True),
+            count=len(work.spots),
+            price=Price(worker_bytes=made.price.worker_bytes, device_bytes=made.price.device_bytes),
+            facts=(
+                ("boxes", f"{len(work.spots)} across faces of blocks and tiles"),
+                *(fact for fact in made.facts if fact[0] in ("stitching", "halo", "memory")),
+            ),
+            reduce=joined,
+        )
+
+    def begin(self, plan: Plan, *, fresh: bool, replace: bool) -> None:
+        """Nothing is made."""
+
+    def finish(self, plan: Plan, value: Any) -> str:
+        """Write down what was found.
+
+        Raises:
+            RunError: a voxel differs by more than `fail_above`.
+        """
+        from volpipe.volume import open_product
+
+        found, line = outcome(self._setup, plan.works[NAME], value)  # type: ignore[arg-type]
+        open_product(self.volume).update(**found)
+        audit = found["audit"]
+        if self.fail_above is not None and audit["largest"] > self.fail_above:
+            raise RunError(f"{self.volume}: a voxel differs by {audit['largest']:.3g} {audit['unit']}, more than "
+                           f"--fail-above {self.fail_above:g}; {line}")  # fmt: skip
+        return line
+
+    @cached_property
+    def _setup(self) -> Setup:
+        from volpipe.jobs.apply_setup import Setup
+
+        made = self._provenance()
+        given = {"output": self.volume, "input": self.input, "model": self.model, "tile": made["geometry"]["tile"]}
+        known = {name: value for name, value in given.items() if value is not None}
+        trusted = {"trust_code": True} if self.trust_code else {"trust_code": False}
+        setup = Setup(ApplyJob(**made["job"] | known | trusted))
+        self._check_unchanged(made, setup.key(setup.job.tile or ()))
+        return setup
+
+    def _provenance(self) -> dict[str, Any]:
+        """How the product was made, as its attributes tell."""
+        from volpipe.volume import open_product
+
+        own = open_product(self.volume).attributes
+        made = own.get("provenance", {})
+        if "job" not in made or "geometry" not in made:
+            raise ProductError(f"{self.volume}: does not tell what network made it; give a product of volpipe apply")
+        if own.get("state") != "complete":
+            raise ProductError(f"{self.volume}: is not finished; give the command that makes it again")
+        return dict(made)
+
+    def _check_unchanged(self, made: Mapping[str, Any], now: dict[str, Any]) -> None:
+        """Refuse another input or model: what differs would not be the stitching."""
+        before = {name: made[name] for name in now}
+        if self.input is not None:  # a copy has another place and other times
+            for key in (before, now):
+                key["input"] = {name: of for name, of in key["input"].items() if name not in ("location", "modified")}
+        changed = changes(before, now)
+        if changed:
+            raise ProductError(f"{self.volume}: was made from something else ({'; '.join(changed)}); give --input or "
+                               "--model where they lie now")  # fmt: skip
