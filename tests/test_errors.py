@@ -2,7 +2,7 @@
 
 import pytest
 
-from volpipe.errors import reason
+from volpipe.errors import named, reason
 
 SCRIPT = """
 The following operation failed in the TorchScript interpreter.
@@ -31,3 +31,8 @@ Traceback of TorchScript, original code (most recent call last):
 )
 def test_the_line_that_says_what_happened(text, line):
     assert reason(ValueError(text)) == line
+
+
+def test_an_error_without_words_is_its_type_once():
+    assert named(ValueError()) == "ValueError"
+    assert named(ValueError("too many\nof them")) == "ValueError: too many"

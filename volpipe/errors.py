@@ -36,6 +36,12 @@ def reason(error: BaseException) -> str:
     return next(raised, lines[-1].strip())
 
 
+def named(error: BaseException) -> str:
+    """`ValueError: what it says`, or the type alone where it says nothing."""
+    kind, why = type(error).__name__, reason(error)
+    return kind if why == kind else f"{kind}: {why}"
+
+
 class VolpipeError(Exception):
     """Base of all errors raised on purpose; `exit_code` is the command's exit status."""
 

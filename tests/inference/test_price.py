@@ -53,6 +53,13 @@ def test_weights_are_counted_once(model, two_layers):
     assert forward_price(model(two_layers()), (10, 12), 7, FP32).weight_bytes == 4 * (4 * 2 * 9 + 4 + 3 * 4 + 3)
 
 
+def test_buffers_are_held_too(model, two_layers):
+    network = two_layers()
+    before = forward_price(model(network), (10, 12), 1, FP32).weight_bytes
+    network.register_buffer("positions", torch.zeros(7, 5))
+    assert forward_price(model(network), (10, 12), 1, FP32).weight_bytes == before + 4 * 35
+
+
 def test_weights_are_counted_as_they_are_held(model, two_layers):
     fp32, fp64, bf16 = (
         forward_price(model(two_layers()), (10, 12), 1, precision).weight_bytes for precision in (FP32, FP64, BF16)

@@ -28,10 +28,10 @@ def test_the_clusters_there_are(cluster):
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"cluster": "slurm"}, "cluster: Value error, give local, cuda or tcp://ADDRESS (given: 'slurm')"),
-        ({"serial": True, "cluster": "cuda"}, "serial: Value error, serial runs in this process"),
-        ({"serial": True, "workers": 2}, "workers: Value error, serial runs in this process"),
-        ({"threads": 2, "cluster": "tcp://a:1"}, "threads: Value error, workers of a scheduler keep the threads"),
+        ({"cluster": "slurm"}, "cluster: give local, cuda or tcp://ADDRESS (given: 'slurm')"),
+        ({"serial": True, "cluster": "cuda"}, "serial: serial runs in this process"),
+        ({"serial": True, "workers": 2}, "workers: serial runs in this process"),
+        ({"threads": 2, "cluster": "tcp://a:1"}, "threads: workers of a scheduler keep the threads"),
         ({"workers": 0}, "workers: Input should be greater than or equal to 1 (given: 0)"),
         ({"processes": 2}, "processes: Extra inputs are not permitted (given: 2)"),
     ],

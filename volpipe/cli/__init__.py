@@ -13,7 +13,7 @@ from importlib import import_module
 
 import click
 
-from volpipe.errors import VolpipeError
+from volpipe.errors import VolpipeError, named
 
 COMMANDS = {
     "apply": "Run a network over a volume, block by block.",
@@ -93,4 +93,4 @@ def _click_line(error: click.ClickException) -> str:
 def _line(error: Exception) -> str:
     if isinstance(error, VolpipeError):
         return f"{type(error).__name__}: {error}"
-    return f"{type(error).__name__}: {error} (not foreseen: --debug shows where; please report it)"
+    return f"{named(error)} (not foreseen: --debug shows where; please report it)"

@@ -116,7 +116,8 @@ def forward_price(model: Model, shape: Sequence[int], batch: int, precision: Pre
 
 def _weight_bytes(network: torch.nn.Module, precision: Precision) -> int:
     """As the predictor holds them; the model itself is in fp32."""
-    return sum(p.numel() for p in network.parameters()) * precision.storage.itemsize
+    floats = sum(p.numel() for p in (*network.parameters(), *network.buffers()) if p.is_floating_point())
+    return floats * precision.storage.itemsize
 
 
 def _count_small(model: Model, size: tuple[int, ...], precision: Precision) -> tuple[float, int]:

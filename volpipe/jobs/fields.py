@@ -58,7 +58,8 @@ def validation_text(error: ValidationError, prefix: str = "") -> str:
 
 def _line(details: ErrorDetails) -> str:
     place = ".".join(map(str, details["loc"]))
-    what = "missing; give it" if details["type"] == "missing" else f"{details['msg']} (given: {_short(details)})"
+    said = details["msg"].removeprefix("Value error, ")  # pydantic's, before what our own validators say
+    what = "missing; give it" if details["type"] == "missing" else f"{said} (given: {_short(details)})"
     return f"{place}: {what}" if place else what
 
 

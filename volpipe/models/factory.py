@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from volpipe.errors import ModelError
+from volpipe.errors import ModelError, named
 
 
 def source_file(location: str, trust_code: bool) -> Path:
@@ -45,7 +45,7 @@ def call(location: str, trust_code: bool) -> Any:
     try:
         return getattr(importlib.import_module(module), name)()
     except Exception as error:  # a user's code may raise anything
-        raise ModelError(f"model {location}: the factory failed: {type(error).__name__}: {error}") from error
+        raise ModelError(f"model {location}: the factory failed: {named(error)}") from error
 
 
 def _require_trust(location: str, trust_code: bool) -> None:

@@ -9,7 +9,7 @@ from concurrent.futures import CancelledError
 from distributed import Client, as_completed
 from distributed.scheduler import KilledWorker
 
-from volpipe.errors import RunError
+from volpipe.errors import RunError, named
 from volpipe.plan import Budget, Work
 from volpipe.runtime.worker import Failure, Outcome, do_pickled_batch
 
@@ -74,4 +74,4 @@ def _failure(work_name: str, item: int, error: Exception) -> Failure:
     if isinstance(error, KilledWorker):
         text = f"{work_name} {item}: its worker died (killed by the system, out of memory, or a crash in native code)"
         return Failure((work_name, item), text)
-    return Failure((work_name, item), f"{work_name} {item}: {type(error).__name__}: {error}")
+    return Failure((work_name, item), f"{work_name} {item}: {named(error)}")

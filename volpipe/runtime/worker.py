@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from volpipe.errors import VolpipeError, WriteError, reason
+from volpipe.errors import VolpipeError, WriteError, named
 from volpipe.plan import Receipt, TaskName, Work
 
 
@@ -52,8 +52,7 @@ def do_pickled_batch(work_name: str, pickled: bytes, items: Sequence[int]) -> li
     try:
         work = _unpickled(pickled)
     except Exception as error:
-        why = f"{type(error).__name__}: {error}"
-        text = f"worker {_name()} cannot load {work_name}: {why}; install the same software there"
+        text = f"worker {_name()} cannot load {work_name}: {named(error)}; install the same software there"
         return [Failure((work_name, item), text, traceback.format_exc(), retry=False) for item in items]
     return do_batch(work_name, work, items)
 
@@ -71,8 +70,7 @@ def _do(work_name: str, work: Work, item: int) -> Outcome:
         detail = traceback.format_exc()
         return Failure((work_name, item), str(error), detail, retry=False, fatal=isinstance(error, WriteError))
     except Exception as error:  # whatever a user's network or a store raises: the other blocks go on
-        text = f"{work_name} {item}: {type(error).__name__}: {reason(error)}"
-        return Failure((work_name, item), text, traceback.format_exc())
+        return Failure((work_name, item), f"{work_name} {item}: {named(error)}", traceback.format_exc())
     return replace(receipt, peak_bytes=peak_resident_bytes(), worker=_name())
 
 
