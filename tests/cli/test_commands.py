@@ -116,7 +116,7 @@ def test_statistics_are_printed_and_stored(volpipe, source, voxels):
     answer = volpipe("statistics", source, "--serial")
     assert answer.code == 0
     mean = float(re.search(r"channel 0: mean ([\d.]+), std", answer.out)[1])
-    assert mean == pytest.approx(voxels.mean())
+    assert mean == pytest.approx(voxels.mean(), rel=1e-5)  # six figures are printed
     place = Path(answer.out.splitlines()[-1])
     assert place == Path(f"{source}.statistics.json")
     assert json.loads(place.read_text())["channels"][0]["count"] == voxels.size
@@ -249,3 +249,14 @@ def test_an_interrupted_run_says_how_to_go_on(apply, monkeypatch):
     assert answer.code == 130
     assert "interrupted; the same command goes on" in answer.err
     assert apply().code == 0
+
+
+def test_info_tells_what_the_audit_said(volpipe, source, tmp_path):
+    for stitching, told in (("overlap", "yes, 2 boxes audited"), ("tile", "no: tile: tiles see nothing of each other")):
+        place = tmp_path / f"{stitching}.ome.zarr"
+        assert volpipe("apply", source, place, "--model", MODEL, "--block", "16", "--stitching", stitching, "--serial",
+                       "--audit", 2).code == 0  # fmt: skip
+        (line,) = [line for line in volpipe("info", place).out.splitlines() if line.startswith("exact ")]
+        assert told in line
+        assert json.loads(volpipe("info", place, "--json").out)["exact"] is (stitching == "overlap")
+    assert "exact" not in volpipe("info", source).out

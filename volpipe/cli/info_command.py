@@ -22,9 +22,18 @@ def command(volume: str, level: int | None, time: int | None, as_json: bool) -> 
     if as_json:
         click.echo(json.dumps(facts, indent=2, default=str))
         return
-    made = _made(facts.pop("provenance", {}))
-    for name, value in {**facts, **made}.items():
+    told = _exactness(facts) | _made(facts.pop("provenance", {}))
+    for name, value in {**facts, **told}.items():
         click.echo(f"{name:<16} {_text(value)}")
+
+
+def _exactness(facts: dict[str, Any]) -> dict[str, str]:
+    """What a product's audit said, taken out of the facts; nothing for other volumes."""
+    exact, reason, audit = (facts.pop(name, None) for name in ("exact", "exact_reason", "audit"))
+    if exact is None or not isinstance(audit, Mapping):
+        return {}
+    seen = f"{audit.get('boxes')} boxes audited"
+    return {"exact": f"yes, {seen}" if exact else f"no: {reason}; {seen}"}
 
 
 def _made(provenance: Mapping[str, Any]) -> dict[str, str]:

@@ -28,6 +28,9 @@ def _print(job: StatisticsJob) -> None:
     for number, histogram in enumerate(read_statistics(job.place).channels):
         numbers = summary(histogram)
         shown = ("1", "50", "99")
-        percentiles = ", ".join(f"{p} %: {numbers['percentiles'][p]:g}" for p in shown) if histogram.count else "empty"
-        click.echo(f"channel {number}: mean {numbers['mean']}, std {numbers['std']}, {percentiles}")
+        if not histogram.count:
+            click.echo(f"channel {number}: empty")
+            continue
+        percentiles = ", ".join(f"{p} %: {numbers['percentiles'][p]:g}" for p in shown)
+        click.echo(f"channel {number}: mean {numbers['mean']:g}, std {numbers['std']:g}, {percentiles}")
     click.echo(job.place)

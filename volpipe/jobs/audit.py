@@ -142,7 +142,8 @@ def _reason(setup: Setup, work: AuditWork, audit: Mapping[str, Any]) -> str:
     if setup.inexact():
         return setup.inexact()
     if audit["seams"]:
-        return f"{len(audit['seams'])} of {audit['boxes']} boxes differ from what the network gives there"
+        by_hand = "; is the halo given by hand too small?" if setup.ref.halo is not None else ""
+        return f"{len(audit['seams'])} of {audit['boxes']} boxes differ from what the network gives there{by_hand}"
     return "not audited" if work.has_faces and not audit["boxes"] else ""
 
 

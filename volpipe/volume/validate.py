@@ -134,7 +134,7 @@ def _codecs(array: Any) -> list[str]:
 
 
 def _own(own: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: own[name] for name in ("state", "provenance") if name in own}
+    return {name: own[name] for name in ("state", "exact", "exact_reason", "audit", "provenance") if name in own}
 
 
 def _multiscale(group: zarr.Group) -> Any:
