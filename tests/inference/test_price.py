@@ -14,7 +14,7 @@ from torch import nn
 from volpipe.errors import ModelError
 from volpipe.geometry import Footprint
 from volpipe.inference.precision import Precision
-from volpipe.inference.price import forward_price
+from volpipe.inference.price import ForwardPrice, forward_price, joined_price
 from volpipe.models import load_model, resolve_model
 
 FP32, FP64, BF16 = (Precision(name) for name in ("fp32", "fp64", "bf16"))
@@ -51,6 +51,12 @@ def test_work_in_place_costs_nothing(model, two_layers):
 
 def test_weights_are_counted_once(model, two_layers):
     assert forward_price(model(two_layers()), (10, 12), 7, FP32).weight_bytes == 4 * (4 * 2 * 9 + 4 + 3 * 4 + 3)
+
+
+def test_passes_one_after_the_other_keep_the_sum_and_the_latest():
+    passes = [ForwardPrice(10.0, 100, 7), ForwardPrice(20.0, 300, 7)]
+    assert joined_price(passes, 40) == ForwardPrice(30.0, 380, 7)
+    assert joined_price(passes[:1], 40) == passes[0]
 
 
 def test_buffers_are_held_too(model, two_layers):

@@ -12,6 +12,7 @@ Source: Rumberger et al., ICCV 2021 (shift equivariance of U-Nets); closed forms
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -67,6 +68,20 @@ class AxisFootprint:
         last = first + self.admissible(stop + self.need_after - first)
         return first, min(last, self.admissible(length))
 
+    def hull(self, other: AxisFootprint) -> AxisFootprint:
+        """What covers both: the larger needs, on a lattice that both know.
+
+        Raises:
+            GeometryError: they admit different lengths, or lose voxels.
+        """
+        if (self.size_class, self.lost) != (0, 0) or (other.size_class, other.lost) != (0, 0):
+            raise GeometryError("footprint: networks that lose voxels have no common footprint; give padded ones")
+        return AxisFootprint(
+            max(self.need_before, other.need_before),
+            max(self.need_after, other.need_after),
+            math.lcm(self.period, other.period),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
@@ -98,6 +113,10 @@ class Footprint:
     def halo(self) -> tuple[tuple[int, int], ...]:
         """(before, after) per axis, rounded up to the period."""
         return tuple((axis.halo_before, axis.halo_after) for axis in self.axes)
+
+    def hull(self, other: Footprint) -> Footprint:
+        """What covers both, axis by axis."""
+        return Footprint(tuple(mine.hull(their) for mine, their in zip(self.axes, other.axes, strict=True)))
 
     def along(self, axis: int) -> Footprint:
         """The 3D footprint of this 2D one when its planes are cut across `axis` (0 z, 1 y, 2 x)."""

@@ -114,6 +114,16 @@ def forward_price(model: Model, shape: Sequence[int], batch: int, precision: Pre
     return ForwardPrice(flops, peak, _weight_bytes(model.network, precision))
 
 
+def joined_price(passes: Sequence[ForwardPrice], values_bytes: int) -> ForwardPrice:
+    """Of passes one after the other, whose results of `values_bytes` each are summed: their sum waits for the next."""
+    waiting = 2 * values_bytes if len(passes) > 1 else 0
+    return ForwardPrice(
+        flops=sum(one.flops for one in passes),
+        peak_bytes=max(one.peak_bytes for one in passes) + waiting,
+        weight_bytes=passes[0].weight_bytes,
+    )
+
+
 def _weight_bytes(network: torch.nn.Module, precision: Precision) -> int:
     """As the predictor holds them; the model itself is in fp32."""
     floats = sum(p.numel() for p in (*network.parameters(), *network.buffers()) if p.is_floating_point())

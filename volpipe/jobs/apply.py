@@ -50,7 +50,9 @@ class ApplyJob(Fields):
     stitching: Literal["overlap", "tile"] = Field(
         "overlap", description="overlap equals whole-volume inference; tile has seams."
     )
-    assembly: Literal["3d", "2d"] = Field("3d", description="3d, or 2d: plane by plane across an axis.")
+    assembly: Literal["3d", "2d", "orthoslice"] = Field(
+        "3d", description="3d; 2d: plane by plane across an axis; orthoslice: the mean of 2d across z, y and x."
+    )
     axis: Literal["z", "y", "x"] = Field("z", description="The axis that 2d planes are cut across.")
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = Field("fp32", description="What the network computes in.")
     output_dtype: Literal["float32", "float16", "uint8", "labels", "float64"] = Field(

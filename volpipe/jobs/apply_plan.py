@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from volpipe.geometry import floor_to
 from volpipe.inference.precision import Precision
-from volpipe.inference.price import ForwardPrice, forward_price
+from volpipe.inference.price import ForwardPrice, forward_price, joined_price
 from volpipe.jobs import memory, plain, tiling
 from volpipe.jobs.apply_setup import Setup
 from volpipe.jobs.apply_work import NAME, ApplyWork
@@ -68,12 +68,16 @@ class Pricing:
         return tiling.reads(setup.mode, setup.grid, setup.source.shape, tile, setup.footprint)
 
     def forward(self, seen: Tile) -> ForwardPrice:
-        """One forward pass on a batch of tiles that see `seen` voxels."""
+        """The forward passes on a batch of tiles that see `seen` voxels."""
         if seen not in self._forwards:
-            inputs, shape = self.setup.assembly.network_shape(seen)
-            precision = Precision(self.setup.job.precision)
-            self._forwards[seen] = forward_price(self.setup.model, shape, inputs * self.setup.job.batch, precision)
+            passes = [self._pass(inputs, shape) for inputs, shape in self.setup.assembly.network_shapes(seen)]
+            values = math.prod(seen) * self.setup.job.batch * self.setup.model.out_channels
+            self._forwards[seen] = joined_price(passes, values * Precision(self.setup.job.precision).storage.itemsize)
         return self._forwards[seen]
+
+    def _pass(self, inputs: int, shape: Tile) -> ForwardPrice:
+        job = self.setup.job
+        return forward_price(self.setup.model, shape, inputs * job.batch, Precision(job.precision))
 
     def promise(self, tile: Tile) -> tuple[int, int]:
         """(bytes of a worker process, bytes of a GPU) with this tile."""

@@ -196,7 +196,7 @@ class Setup:
             "stitching": {
                 "mode": self.mode.NAME,
                 "assembly": self.assembly.name,
-                "axis": self.assembly.axis if self.assembly.ndim == 2 else None,
+                "axis": self.assembly.axis if self.assembly.name == "2d" else None,
                 "inexact": self.inexact(),
                 "condition": self.condition().removeprefix(", "),
             },

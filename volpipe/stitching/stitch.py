@@ -54,7 +54,7 @@ def stitch(
     """
     for group in _batches(tiles, batch):
         stack = np.stack([_cut(window, box, tile.read) for tile in group])
-        values = assembly.from_network(network(assembly.to_network(stack)), len(group))
+        values = assembly.run(network, stack)
         for tile, value in zip(group, values, strict=True):
             own = tile.own.relative_to(core.start).slices
             out[(slice(None), *own)] = encoding.encode(value[(slice(None), *tile.crop)])
