@@ -4,8 +4,11 @@ import json
 
 import numpy as np
 import pytest
+import torch
 import zarr
 
+from volpipe.errors import GeometryError
+from volpipe.models import load_model, resolve_model
 from volpipe.models.unet import UNetArchitecture
 from volpipe.runtime.settings import RunSettings
 from volpipe.volume.ledger import Ledger
@@ -38,6 +41,26 @@ def test_planes_across_any_axis_are_the_whole_planes(volume, noise, applied, who
     voxels = noise(shape)
     _, made = applied(volume(voxels), UNET_2D, assembly="2d", axis=axis, block=(32, 32, 32), batch=4)
     assert error(made, whole(UNET_2D, voxels, number)) < EXACT
+
+
+@pytest.mark.parametrize("block", [(16, 16, 16), (5, 12, 24)])
+def test_valid_makes_what_the_network_gives_on_the_volume(volume, noise, applied, block):
+    """Smaller than the volume, with its place written."""
+    model = "preset:unet3d_l3_valid_w2"
+    voxels = noise((44, 52, 100))
+    source = volume(voxels, translation_um=(0.1, 0.2, 0.3))
+    network = load_model(resolve_model(model)).network.double()
+    expected = network(torch.from_numpy(voxels.astype("float64"))[None, None])[0].numpy()
+    place, made = applied(source, model, stitching="valid", block=block, audit=4)
+    assert np.abs(made - expected).max() < EXACT * expected.std()
+    attributes = zarr.open(place).attrs
+    assert attributes["volpipe"]["exact"] is True
+    _, translation = attributes["ome"]["multiscales"][0]["datasets"][0]["coordinateTransformations"]
+    assert translation["translation"] == pytest.approx([0.1 + 20 * 0.008, 0.2 + 20 * 0.004, 0.3 + 20 * 0.004])
+    _, part = applied(source, model, stitching="valid", block=block, bbox="21:23,25:32,30:70")
+    assert np.abs(part - expected[:, 1:3, 5:12, 10:50]).max() < EXACT * expected.std()
+    with pytest.raises(GeometryError, match="stitching valid gives 20:24,20:32,20:80"):
+        applied(source, model, stitching="valid", bbox="0:23,25:32,30:70")
 
 
 @pytest.mark.parametrize("block", [(16, 16, 16), (40, 12, 24)])

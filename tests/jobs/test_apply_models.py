@@ -10,7 +10,7 @@ import torch
 import zarr
 from safetensors.torch import save_file
 
-from volpipe.errors import ModelError
+from volpipe.errors import GeometryError, ModelError
 from volpipe.models.checkpoint import load_checkpoint
 from volpipe.models.unet import UNetArchitecture
 from volpipe.runtime.settings import RunSettings
@@ -135,9 +135,14 @@ def test_instance_norm_is_refused_unless_asked_for_and_then_declared(volume, noi
     assert "instance norm" in zarr.open(place).attrs["volpipe"]["stitching"]["inexact"]
 
 
-def test_a_network_without_padding_is_refused(volume, noise, applied):
-    with pytest.raises(ModelError, match="valid convolutions lose"):
-        applied(volume(noise(SHAPE)), "preset:unet3d_l3_valid_w2")
+def test_a_network_without_padding_is_for_valid_alone(volume, noise, applied):
+    source, valid = volume(noise(SHAPE)), "preset:unet3d_l3_valid_w2"
+    with pytest.raises(ModelError, match="valid convolutions lose 40 voxels; give --stitching valid"):
+        applied(source, valid)
+    with pytest.raises(ModelError, match="loses no voxels at its faces; give --stitching overlap"):
+        applied(source, "preset:unet3d_l3_w2", stitching="valid")
+    with pytest.raises(GeometryError, match="give a larger volume or a padded network"):
+        applied(source, valid, stitching="valid")
 
 
 def test_a_2d_network_needs_the_2d_assembly(volume, noise, applied):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from volpipe.errors import GeometryError
 from volpipe.geometry import AxisFootprint, BlockGrid, Box, Footprint
 from volpipe.models.architecture import build_random
 from volpipe.models.presets import preset
@@ -73,6 +74,57 @@ def tiled(volume, run, assembly, footprint, mode, block, tile, batch=1, region=N
         product = np.full((1, *grid.region.shape), np.nan) if product is None else product
         product[(slice(None), *one.core.relative_to(grid.region.start).slices)] = out
     return product
+
+
+VALID = {
+    "unet3d_l3_valid": (preset("unet3d_l3_valid", width=2), Assembly("3d"), 24),
+    "unet3d_l3_valid bilinear": (preset("unet3d_l3_valid", width=2, upsampling="bilinear"), Assembly("3d"), 24),
+    "unet2d_l4_valid y": (preset("unet2d_l4_valid", width=2), Assembly("2d", "y"), 16),
+}
+
+
+def valid_setting(name, more=(5, 1, 77)):
+    """A volume that leaves `more` voxels of product, and what the network gives on it."""
+    architecture, assembly, edge = VALID[name]
+    run, footprint = network_of(architecture), assembly.footprint(architecture.footprint())
+    shape = tuple(axis.lost + n for axis, n in zip(footprint.axes, more, strict=True))
+    volume = np.random.default_rng(0).normal(size=(1, *shape))
+    missing = [(0, axis.admissible(n) - n) for axis, n in zip(footprint.axes, shape, strict=True)]
+    reference = assembly.run(run, np.pad(volume, [(0, 0), *missing], mode="edge")[None])[0]
+    tile = tuple(max(edge, p) // p * p for p in footprint.period)
+    return volume, run, assembly, footprint, tile, reference[(slice(None), *(slice(n) for n in more))]
+
+
+@pytest.mark.parametrize("name", VALID)
+def test_valid_equals_the_network_on_the_whole_volume(name):
+    volume, run, assembly, footprint, tile, reference = valid_setting(name)
+    region = mode_named("valid").region(volume.shape[1:], footprint)
+    assert region.shape == reference.shape[1:]
+    for block in (tile, (5, 9, 31), region.shape):  # off the lattice too
+        product = tiled(volume, run, assembly, footprint, "valid", block, tile, region=region)
+        assert error(product, reference) < 1e-12
+
+
+@pytest.mark.parametrize("name", VALID)
+def test_a_valid_read_off_the_lattice_is_seen(name):
+    volume, run, assembly, footprint, tile, reference = valid_setting(name)
+    region = mode_named("valid").region(volume.shape[1:], footprint)
+
+    def shifted(t):
+        """A read that starts one voxel late, with all that is needed."""
+        period, start, stop = footprint.period[2], list(t.read.start), list(t.read.stop)
+        if start[2] >= period and stop[2] + 1 <= volume.shape[3]:
+            start[2], stop[2] = start[2] - period + 1, stop[2] + 1
+        return replace(t, read=Box(tuple(start), tuple(stop)))
+
+    changed = tiled(volume, run, assembly, footprint, "valid", tile, tile, region=region, change=shifted)
+    assert error(changed, reference) > 1e-3
+
+
+def test_a_volume_smaller_than_what_is_lost_is_refused():
+    architecture = VALID["unet3d_l3_valid"][0]
+    with pytest.raises(GeometryError, match=r"loses \(40, 40, 40\) voxels of a volume of \(50, 40, 50\)"):
+        mode_named("valid").region((50, 40, 50), architecture.footprint())
 
 
 def error(product, reference):

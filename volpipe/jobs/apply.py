@@ -47,8 +47,10 @@ class ApplyJob(Fields):
         "model", description="model, range:LOW,HIGH, mean-std:MEAN,STD, percentiles:P,Q or standard."
     )
     norm: Literal["refuse", "per-tile"] = Field("refuse", description="What to do with instance and group norm.")
-    stitching: Literal["overlap", "tile"] = Field(
-        "overlap", description="overlap equals whole-volume inference; tile has seams."
+    stitching: Literal["overlap", "tile", "valid"] = Field(
+        "overlap",
+        description="overlap equals whole-volume inference; valid does for networks without padding, whose product is "
+        "smaller than the volume; tile has seams.",
     )
     assembly: Literal["3d", "2d", "orthoslice"] = Field(
         "3d", description="3d; 2d: plane by plane across an axis; orthoslice: the mean of 2d across z, y and x."

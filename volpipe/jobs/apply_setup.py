@@ -107,9 +107,11 @@ class Setup:
                 f"{self.job.model}: its footprint is not known, and stitching {self.mode.NAME} needs it; "
                 "give --halo and --period, or --stitching tile"
             )
-        if network is not None and any(axis.lost for axis in network.axes):
-            lost = network.axes[-1].lost
-            raise ModelError(f"{self.job.model}: valid convolutions lose {lost} voxels; give a padded network")
+        lost = 0 if network is None else max(axis.lost for axis in network.axes)
+        if lost and self.mode.PADDED:
+            raise ModelError(f"{self.job.model}: valid convolutions lose {lost} voxels; give --stitching valid")
+        if not lost and not self.mode.PADDED:
+            raise ModelError(f"{self.job.model}: loses no voxels at its faces; give --stitching overlap")
         return self.assembly.footprint(network or Footprint.from_halo(
             (0,) * self.model.ndim, self.job.period or (1,) * self.model.ndim))  # fmt: skip
 
@@ -121,12 +123,13 @@ class Setup:
         return self.job.voxel_size_um or self.source.voxel_size_um
 
     def _region(self) -> Box:
-        whole = Box.from_shape(self.source.shape)
+        whole = self.mode.region(self.source.shape, self.footprint)
         if self.job.bbox is None:
             return whole
         box = Box.parse(self.job.bbox)
         if not whole.contains(box):
-            raise GeometryError(f"bbox {box}: reaches outside {self.source.location} of shape {self.source.shape}")
+            has = "" if self.mode.PADDED else f"; stitching {self.mode.NAME} gives {whole}"
+            raise GeometryError(f"bbox {box}: reaches outside {self.source.location} of shape {self.source.shape}{has}")
         return box
 
     def _block(self) -> tuple[int, ...]:

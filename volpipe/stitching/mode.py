@@ -1,4 +1,4 @@
-"""The stitching modes by name. A mode is a module: NAME, EXACT, and the two functions of `Mode`."""
+"""The stitching modes by name. A mode is a module: what `Mode` says."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Protocol, cast
 
 from volpipe.errors import ConfigError
 from volpipe.geometry import Box, Footprint
-from volpipe.stitching import overlap, tile_and_stitch
+from volpipe.stitching import overlap, tile_and_stitch, valid
 from volpipe.stitching.tile import Tile
 
 __all__ = ["MODES", "Mode", "Tile", "mode_named"]
@@ -18,6 +18,11 @@ class Mode(Protocol):
 
     NAME: str
     EXACT: bool
+    PADDED: bool  # whether the network keeps the size of a tile
+
+    def region(self, volume: Sequence[int], footprint: Footprint) -> Box:
+        """The voxels of the volume that a product can have."""
+        ...
 
     def tiles(self, core: Box, volume: Sequence[int], tile: Sequence[int], footprint: Footprint) -> list[Tile]:
         """The tiles of one block."""
@@ -28,7 +33,7 @@ class Mode(Protocol):
         ...
 
 
-MODES: dict[str, Mode] = {mode.NAME: cast(Mode, mode) for mode in (tile_and_stitch, overlap)}
+MODES: dict[str, Mode] = {mode.NAME: cast(Mode, mode) for mode in (tile_and_stitch, overlap, valid)}
 
 
 def mode_named(name: str) -> Mode:

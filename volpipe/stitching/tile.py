@@ -13,12 +13,18 @@ from volpipe.geometry import Box
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One network input; both boxes in the voxels of the volume."""
+    """One network input; both boxes in the voxels of the volume.
+
+    Attributes:
+        margin: voxels from the start of `read` to the first output, where the network loses some; () for none.
+    """
 
     own: Box
     read: Box
+    margin: tuple[int, ...] = ()
 
     @property
     def crop(self) -> tuple[slice, ...]:
         """Where `own` lies within the network's output on `read`."""
-        return self.own.relative_to(self.read.start).slices
+        margin = self.margin or (0,) * self.read.ndim
+        return self.own.relative_to(self.read.start).relative_to(margin).slices

@@ -16,6 +16,12 @@ from volpipe.stitching.tile import Tile
 
 NAME = "tile"
 EXACT = False
+PADDED = True
+
+
+def region(volume: Sequence[int], footprint: Footprint) -> Box:
+    """The voxels of the volume that a product can have: all."""
+    return Box.from_shape(volume)
 
 
 def tiles(core: Box, volume: Sequence[int], tile: Sequence[int], footprint: Footprint) -> list[Tile]:
