@@ -23,6 +23,7 @@ COMMANDS = {
     "statistics": "Histogram and percentiles of a volume, stored beside it.",
     "pyramid": "Build the coarser levels of a volume.",
     "audit": "Compute boxes of a finished product again, and say whether it is exact.",
+    "probe": "Find the context and alignment that a network needs.",
     "info": "Say what a volume is.",
     "validate": "Check a volume's metadata, and its voxels with --deep.",
 }

@@ -1,0 +1,113 @@
+"""Who makes a network untileable: the module, or in a file without modules the operation, for the probe's refusals.
+
+Whether a network can be tiled is decided by what it does (probe.py); names serve the message alone. Every operation
+of one pass is watched, with the innermost module that runs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from volpipe.models.trial import Refused, Trial
+
+RANDOM = ("dropout", "bernoulli", "rand", "normal_", "uniform_", "multinomial")
+OF_THE_LENGTH = ("adaptive", "arange", "linspace", "fft")
+ASK_ONLY = ("isnan", "empty_like", "zeros_like", "ones_like", "full_like", "sym_size")
+Sign = Callable[[str, Sequence[Any], dict[str, Any], Any], bool]
+
+
+def require_repeatable(trial: Trial) -> None:
+    """Raises: Refused: the same image gives two results."""
+    image = trial.image(0, trial.base)
+    if not torch.equal(trial.run(image), trial.run(image)):
+        who = _first(trial, image, lambda name, *_: any(word in name for word in RANDOM))
+        raise Refused(f"the same tile gives two results{who}")
+
+
+def require_nan_shows(trial: Trial) -> None:
+    """Raises: Refused: an image of NaN gives values, so that nothing could be probed."""
+    image = trial.poisoned(0, trial.base, 0, 0)
+    output = trial.run(image)
+    if not output.is_floating_point() or not torch.isnan(output).all():
+        kind = "values" if output.is_floating_point() else f"labels ({output.dtype})"
+        raise Refused(f"an image of NaN gives {kind}{_first(trial, image, _hides)}; return scores")
+
+
+def of_reach(trial: Trial, axis: int, length: int) -> str:
+    """What turns an image that is clean in its middle into one without a clean voxel."""
+    return _first(trial, trial.poisoned(axis, length, length // 4, 3 * length // 4), _spreads)
+
+
+def of_lengths(trial: Trial) -> str:
+    """What depends on the length of the image or on the place in it, as far as its name tells."""
+    return _first(trial, trial.image(0, trial.base), _knows_the_length)
+
+
+def _first(trial: Trial, image: Tensor, sign: Sign) -> str:
+    """ " (module ...)" of the first operation that shows a sign, or ""."""
+    with _watched(trial.network, sign) as watch, contextlib.suppress(Exception):
+        trial.run(image)
+    return watch.found
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __init__(self, sign: Sign) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.sign, self.found = sign, ""
+        self.modules: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        arguments = [argument.name for argument in func._schema.arguments]
+        name, known = func.overloadpacket.__name__, dict(zip(arguments, args, strict=False)) | kwargs
+        out = func(*args, **kwargs)
+        if not self.found and self.sign(name, _tensors(args), known, out):
+            self.found = f" ({self.modules[-1]}, operation {name})" if self.modules else f" (operation {name})"
+        return out
+
+
+@contextlib.contextmanager
+def _watched(network: nn.Module, sign: Sign) -> Iterator[_Watch]:
+    watch, hooks = _Watch(sign), []
+    for path, module in network.named_modules():
+        if path and not isinstance(module, torch.jit.ScriptModule):  # scripts take no hooks
+            text = f"module {path}: {type(module).__name__}"
+            hooks.append(module.register_forward_pre_hook(lambda *_, text=text: watch.modules.append(text)))
+            hooks.append(module.register_forward_hook(lambda *_: watch.modules.pop() and None))
+    try:
+        with watch:
+            yield watch
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _hides(name: str, inputs: Sequence[Tensor], known: dict[str, Any], out: Any) -> bool:
+    return (
+        isinstance(out, Tensor) and name not in ASK_ONLY and any(_share(x) for x in inputs) and _share(out) == 0
+    )  # fmt: skip
+
+
+def _spreads(name: str, inputs: Sequence[Tensor], known: dict[str, Any], out: Any) -> bool:
+    made = out[0] if isinstance(out, tuple | list) and out else out
+    return isinstance(made, Tensor) and _share(made) == 1 and any(0 < _share(x) < 1 for x in inputs)
+
+
+def _knows_the_length(name: str, inputs: Sequence[Tensor], known: dict[str, Any], out: Any) -> bool:
+    return known.get("align_corners") is True or any(word in name for word in OF_THE_LENGTH)
+
+
+def _share(values: Tensor) -> float:
+    """Share of the voxels that are NaN."""
+    return float(torch.isnan(values).double().mean()) if values.is_floating_point() and values.numel() else 0.0
+
+
+def _tensors(arguments: Sequence[Any]) -> list[Tensor]:
+    flat = (x for argument in arguments for x in (argument if isinstance(argument, tuple | list) else (argument,)))
+    return [x for x in flat if isinstance(x, Tensor)]
