@@ -47,6 +47,42 @@ def test_our_closed_forms_are_found(name):
     assert found.footprint == architecture.footprint()
 
 
+class Pix2pix(nn.Module):
+    """The U-Net of pix2pix with `depth` strided convolutions down and up."""
+
+    def __init__(self, depth, width=2):
+        super().__init__()
+        self.down = nn.ModuleList(nn.Conv2d(width if i else 1, width, 4, 2, 1) for i in range(depth))
+        self.up = nn.ModuleList(
+            nn.ConvTranspose2d(width if i == depth - 1 else 2 * width, width if i else 1, 4, 2, 1) for i in range(depth)
+        )
+
+    def forward(self, image):
+        skips = []
+        for down in self.down:
+            image = nn.functional.leaky_relu(down(image), 0.2)
+            skips.append(image)
+        skips.pop()
+        for up in reversed(self.up):
+            image = up(image)
+            image = torch.cat([image, skips.pop()], 1) if skips else image
+        return image
+
+
+@pytest.mark.parametrize("depth", [4, 5, 6, 7])
+def test_pix2pix(depth):
+    reach = 2 ** (depth + 1) - 1
+    assert set(of(Pix2pix(depth)).footprint.axes) == {AxisFootprint(reach, reach, 2**depth)}
+
+
+def test_a_network_that_changes_resolution():
+    """PatchGAN's discriminator: 8 voxels in, 1 out."""
+    layers = [nn.Conv2d(1 if i == 0 else 2, 2, 4, 2 if i < 3 else 1, 1) for i in range(5)]
+    found = of(nn.Sequential(*(part for conv in layers for part in (conv, nn.LeakyReLU(0.2)))))
+    assert found.scale == (Fraction(1, 8),) * 2
+    assert {(a.need_before, a.need_after, a.period) for a in found.footprint.axes} == {(23, 39, 8)}
+
+
 class Shuffled(nn.Module):
     """A layer norm over channels, and a pixel shuffle."""
 

@@ -141,4 +141,6 @@ def _on_meta(network: nn.Module) -> nn.Module | None:
 
 
 def _says_something(output: Tensor) -> bool:
-    return not output.is_floating_point() or bool(torch.isfinite(output).all() and output.std() > TOLERANCE * EPSILON)
+    if not output.is_floating_point():
+        return True
+    return bool(torch.isfinite(output).all() and output.std(correction=0) > TOLERANCE * EPSILON)
