@@ -133,6 +133,12 @@ WRITERS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """Footprints are remembered for one test, not for the person who runs it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 @pytest.fixture(scope="session")
 def write_as() -> Callable[[str, np.ndarray, Path, tuple[float, float, float]], str]:
     """Write a (z, y, x) array in a format by name and return the location to open.

@@ -262,10 +262,11 @@ def test_info_tells_what_the_audit_said(volpipe, source, tmp_path):
     assert "exact" not in volpipe("info", source).out
 
 
-def test_probe_tells_what_apply_takes(volpipe):
+def test_probe_tells_what_apply_reads(volpipe):
     answer = volpipe("probe", "preset:unet3d_l3_w2")
     assert answer.code == 0
-    assert "--halo 24,24,24 --period 4,4,4" in answer.out
+    assert "x     22, 22              24    4       0           0     1" in answer.out
+    assert "--stitching overlap is exact" in answer.out
     axes = json.loads(volpipe("probe", "preset:unet2d_l4_valid_w2", "--json").out)["axes"]
     assert axes["x"] | {"scale": "1"} == axes["x"]
     assert (axes["y"]["lost"], axes["y"]["need_after"], axes["y"]["period"], axes["y"]["size_class"]) == (88, 92, 8, 4)

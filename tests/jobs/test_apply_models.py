@@ -9,6 +9,7 @@ import pytest
 import torch
 import zarr
 from safetensors.torch import save_file
+from torch import nn
 
 from volpipe.errors import GeometryError, ModelError
 from volpipe.models.checkpoint import load_checkpoint
@@ -17,7 +18,7 @@ from volpipe.runtime.settings import RunSettings
 
 SHAPE = (14, 22, 42)
 OURS = UNetArchitecture(3, levels=2, width=2, norm="none")
-BY_HAND = {"halo": (8, 8, 8), "period": (2, 2, 2)}
+SHORT = {"halo": (8, 8, 8), "period": (2, 2, 2)}
 BLOCK = {"block": (16, 16, 16)}
 THEIRS = """
 import torch
@@ -84,7 +85,7 @@ def factory(network, folder):
 def test_a_users_file_gives_the_product_of_our_own(volume, noise, applied, error, tmp_path, ours, theirs, kind):
     source = volume(noise(SHAPE))
     _, expected = applied(source, ours, **BLOCK)
-    _, made = applied(source, **kind(theirs, tmp_path), **BY_HAND, **BLOCK)
+    _, made = applied(source, **kind(theirs, tmp_path), **BLOCK)
     assert error(made, expected) < 1e-12
 
 
@@ -92,14 +93,14 @@ def test_stored_values_are_scaled_and_moved_for_a_users_network(
     volume, noise, applied, whole, error, tmp_path, ours, theirs
 ):
     voxels = noise(SHAPE, "uint8")
-    given = {**exported(theirs, tmp_path), **BY_HAND, **BLOCK}
+    given = {**exported(theirs, tmp_path), **BLOCK}
     _, made = applied(volume(voxels), **given, input_scale=0.02, input_offset=-3.0)
     assert error(made, whole(ours, voxels * 0.02 - 3.0)) < 1e-12
 
 
 def test_workers_load_a_users_code_too(volume, noise, applied, tmp_path, theirs, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    source, given = volume(noise(SHAPE)), {**factory(theirs, tmp_path), **BY_HAND, **BLOCK}
+    source, given = volume(noise(SHAPE)), {**factory(theirs, tmp_path), **BLOCK}
     _, serial = applied(source, **given)
     _, parallel = applied(source, settings=RunSettings(workers=1, threads=1, memory_per_worker="1GiB"), **given)
     np.testing.assert_array_equal(parallel, serial)
@@ -108,22 +109,114 @@ def test_workers_load_a_users_code_too(volume, noise, applied, tmp_path, theirs,
 def test_code_is_not_run_unless_trusted(volume, noise, applied, tmp_path, ours, theirs):
     given = factory(theirs, tmp_path) | {"trust_code": False}
     with pytest.raises(ModelError, match="--trust-code"):
-        applied(volume(noise(SHAPE)), **given, **BY_HAND)
+        applied(volume(noise(SHAPE)), **given)
     assert "their_networks" not in sys.modules
 
 
 def test_a_halo_by_hand_that_is_too_small_shows(volume, noise, applied, error, tmp_path, ours, theirs):
-    source, given = volume(noise(SHAPE)), exported(theirs, tmp_path)
+    source, short = volume(noise(SHAPE)), {"halo": (4, 4, 4), "period": (2, 2, 2)}
     _, expected = applied(source, ours, **BLOCK)
-    _, made = applied(source, **given, halo=(4, 4, 4), period=(2, 2, 2), **BLOCK)
-    assert error(made, expected) > 1e-3
+    for model in ({"model": ours}, exported(theirs, tmp_path)):
+        with pytest.raises(ModelError, match=r"--halo \(4, 4, 4\).*needs \[8, 8, 8\] and \[2, 2, 2\].*--allow-inexact"):
+            applied(source, **model, **short)
+        place, made = applied(source, **model, **short, allow_inexact=True, **BLOCK)
+        assert error(made, expected) > 1e-3
+        stated = zarr.open(place).attrs["volpipe"]
+        assert stated["exact"] is False
+        assert "--halo (4, 4, 4)" in stated["exact_reason"]
 
 
-def test_overlap_needs_a_footprint_and_tile_does_not(volume, noise, applied, tmp_path, ours, theirs):
+def test_a_period_by_hand_that_is_none_is_refused(volume, noise, applied, tmp_path, ours, theirs):
+    source = volume(noise(SHAPE))
+    for model in ({"model": ours}, exported(theirs, tmp_path)):
+        with pytest.raises(ModelError, match=r"--period \(3,\), but it needs"):
+            applied(source, **model, halo=(12,), period=(3,))
+
+
+def test_tiles_that_see_nothing_of_each_other_need_no_halo(volume, noise, applied, error, tmp_path, ours, theirs):
     source, given = volume(noise(SHAPE)), exported(theirs, tmp_path)
-    with pytest.raises(ModelError, match="give --halo and --period, or --stitching tile"):
+    _, expected = applied(source, ours, stitching="tile", **BLOCK)
+    _, made = applied(source, **given, stitching="tile", halo=(0,), period=(1,), **BLOCK)
+    assert error(made, expected) < 1e-12
+
+
+class Sliding(nn.Module):
+    """Uses a window of 3 voxels and hides NaN, so that it cannot be probed."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv3d(1, 1, 3, padding=1)
+
+    def forward(self, image):
+        return self.conv(torch.nan_to_num(image))
+
+
+def test_a_network_that_cannot_be_probed_runs_by_hand_and_says_so(volume, noise, applied, tmp_path):
+    source, given = volume(noise(SHAPE)), traced(Sliding().eval(), tmp_path)
+    with pytest.raises(ModelError, match=r"NaN gives values.*nan_to_num.*give --norm per-tile .*or --allow-inexact"):
         applied(source, **given)
-    applied(source, **given, stitching="tile", period=None, **BLOCK)
+    with pytest.raises(ModelError, match=r"footprint is not known .*give --halo and --period, or --stitching tile"):
+        applied(source, **given, allow_inexact=True)
+    place, _ = applied(source, **given, halo=(1,), period=(1,), allow_inexact=True, **BLOCK)
+    assert zarr.open(place).attrs["volpipe"]["exact"] is False
+
+
+def test_a_network_on_which_the_probe_fails_runs_by_hand_on_trust(
+    volume, noise, applied, error, tmp_path, ours, theirs, monkeypatch
+):
+    def fails(*_):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr("volpipe.models.probe.Trial", fails)
+    source, given = volume(noise(SHAPE)), exported(theirs, tmp_path)
+    with pytest.raises(ModelError, match=r"not known \(the probe failed: no room\).*give --halo and --period"):
+        applied(source, **given)
+    _, expected = applied(source, ours, **BLOCK)
+    place, made = applied(source, **given, **SHORT, **BLOCK)
+    assert error(made, expected) < 1e-12
+    stated = zarr.open(place).attrs["volpipe"]
+    assert stated["stitching"]["condition"] == "if halo and period as given are right"
+    assert stated["exact"] is True
+
+
+def test_a_users_network_without_padding_is_for_valid_alone(volume, noise, applied, error, tmp_path):
+    network = nn.Sequential(nn.Conv3d(1, 2, 5), nn.ReLU(), nn.Conv3d(2, 1, 3)).eval()
+    voxels, given = noise(SHAPE), traced(network, tmp_path)
+    source = volume(voxels)
+    with pytest.raises(ModelError, match="lose 6 voxels; give --stitching valid"):
+        applied(source, **given)
+    _, made = applied(source, **given, stitching="valid", **BLOCK)
+    with torch.inference_mode():
+        expected = network.double()(torch.from_numpy(voxels.astype("float64"))[None, None])[0].numpy()
+    assert made.shape == expected.shape
+    assert error(made, expected) < 1e-12
+
+
+def test_a_network_that_changes_the_resolution_is_refused(volume, noise, applied, tmp_path):
+    source = volume(noise(SHAPE))
+    with pytest.raises(ModelError, match=r"output has 1/2, 1/2, 1/2 of the resolution"):
+        applied(source, **traced(nn.Conv3d(1, 1, 3, stride=2, padding=1).eval(), tmp_path))
+
+
+def test_a_footprint_is_remembered_by_the_content_of_the_file(volume, noise, applied, tmp_path, theirs, monkeypatch):
+    source, given = volume(noise(SHAPE)), exported(theirs, tmp_path)
+    applied(source, **given, **BLOCK)
+
+    def asked_again(*_):
+        raise AssertionError("probed again")
+
+    monkeypatch.setattr("volpipe.models.measured.probe", asked_again)
+    applied(source, **given, **BLOCK)
+    (remembered,) = (tmp_path / "cache" / "volpipe" / "footprints").iterdir()
+    remembered.write_text(remembered.read_text()[:-9])  # torn
+    with pytest.raises(AssertionError, match="probed again"):
+        applied(source, **given, **BLOCK)
+    monkeypatch.undo()
+
+
+def test_a_factory_is_probed_each_time(volume, noise, applied, tmp_path, theirs):
+    applied(volume(noise(SHAPE)), **factory(theirs, tmp_path), **BLOCK)
+    assert not (tmp_path / "cache").exists()
 
 
 def test_instance_norm_is_refused_unless_asked_for_and_then_declared(volume, noise, applied, network):
@@ -157,4 +250,4 @@ def test_channels_must_fit(volume, noise, applied, tmp_path, ours, theirs):
     source = volume(noise((2, *SHAPE)))
     for model in ({"model": ours}, exported(theirs, tmp_path), traced(theirs, tmp_path)):
         with pytest.raises(ModelError, match=r"takes 1 channel.*has 2.*--channel"):
-            applied(source, **model, **BY_HAND)
+            applied(source, **model)

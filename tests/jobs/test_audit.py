@@ -159,8 +159,16 @@ def test_masked_blocks_are_left_out(volume, noise, applied):
     source, mask = volume(noise(SHAPE)), volume(mask, name="mask.ome.zarr")
     place, _ = applied(source, UNET, block=BLOCK, pyramid=False, mask=mask, audit=8)
     attributes = open_product(place).attributes
-    assert attributes["exact"] is True
-    assert 0 < attributes["audit"]["boxes"] < 8
+    assert (attributes["exact"], attributes["audit"]["boxes"]) == (True, 8)
+
+
+def test_a_mask_that_leaves_one_block_leaves_nothing_to_audit(volume, noise, applied):
+    mask = np.zeros(SHAPE, "uint8")
+    mask[:16] = 1
+    source, mask = volume(noise(SHAPE)), volume(mask, name="mask.ome.zarr")
+    place, _ = applied(source, UNET, block=BLOCK, pyramid=False, mask=mask)
+    attributes = open_product(place).attributes
+    assert (attributes["exact_reason"], attributes["audit"]["boxes"]) == ("not audited", 0)
 
 
 def test_planes_are_not_compared_across_their_own_axis(made):

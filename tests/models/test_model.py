@@ -83,9 +83,6 @@ def test_options_that_agree_with_what_is_known_are_accepted(checkpoint, options)
 @pytest.mark.parametrize(
     ("options", "say"),
     [
-        ({"halo": (20,), "period": (4,)}, r"it needs \[22, 22\]"),
-        ({"halo": (24,), "period": (2,)}, r"and \[4, 4\]"),
-        ({"halo": (24, 24, 24), "period": (4,)}, "give 2 numbers each"),
         ({"ndim": 3}, "ndim=3, but it has 2; leave the argument out"),
         ({"in_channels": 2}, "in_channels=2, but it has 1"),
     ],

@@ -31,6 +31,8 @@ def command(
     ref = resolve_model(model, weights=weights, trust_code=trust_code, ndim=ndim, in_channels=in_channels)
     loaded = load_model(ref)
     found = probe(loaded.network, loaded.ndim, loaded.in_channels)
+    if found.failure:
+        raise ModelError(f"{model}: the probe failed: {found.failure}")
     if found.footprint is None:
         raise ModelError(f"{model}: cannot be tiled exactly: {found.refusal}")
     axes = dict(zip("zyx"[-loaded.ndim :], found.footprint.axes, strict=True))
@@ -46,7 +48,6 @@ def command(
     for (name, axis), scale in zip(axes.items(), found.scale, strict=True):
         need, halo = f"{axis.need_before}, {axis.need_after}", max(axis.halo_before, axis.halo_after)
         click.echo(f"{name:4}  {need:18}  {halo:<4}  {axis.period:<6}  {axis.size_class:<10}  {axis.lost:<4}  {scale}")
-    if not any(axis.lost for axis in axes.values()) and set(found.scale) == {1}:
-        halos = ",".join(str(max(axis.halo_before, axis.halo_after)) for axis in axes.values())
-        periods = ",".join(str(axis.period) for axis in axes.values())
-        click.echo(f"volpipe apply takes this as --halo {halos} --period {periods}")
+    lost = any(axis.lost for axis in axes.values())
+    if set(found.scale) == {1}:
+        click.echo(f"volpipe apply finds this by itself; --stitching {'valid' if lost else 'overlap'} is exact")

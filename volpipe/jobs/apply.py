@@ -36,10 +36,13 @@ class ApplyJob(Fields):
     weights: str | None = Field(None, description="Weights (.safetensors) of a package.module:factory model.")
     trust_code: bool = Field(False, description="Run the code of a package.module:factory model.")
     halo: tuple[int, ...] | None = Field(
-        None, description="Context that a user's own model needs, voxels per axis of the model; one for all."
+        None, description="Context of a user's own model, voxels per axis of the model; measured if not given."
     )
     period: tuple[int, ...] | None = Field(
-        None, description="Alignment that a user's own model needs, voxels per axis of the model; one for all."
+        None, description="Alignment of a user's own model, voxels per axis of the model; measured if not given."
+    )
+    allow_inexact: bool = Field(
+        False, description="Take a --halo that is too short, or a network that no halo makes exact, and declare it."
     )
     input_scale: float = Field(1.0, description="A user's own model sees stored value x scale + offset.")
     input_offset: float = Field(0.0, description="A user's own model sees stored value x scale + offset.")

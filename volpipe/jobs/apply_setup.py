@@ -14,6 +14,7 @@ from volpipe.geometry import BlockGrid, Box, Footprint
 from volpipe.jobs import tiling
 from volpipe.jobs.normalise import check_alone, normalisation_from
 from volpipe.models.model import Model, ModelRef, load_model, resolve_model
+from volpipe.models.settle import settle
 from volpipe.plan import Plan
 from volpipe.stitching import Assembly, Encoding, mode_named
 from volpipe.volume import Layout, Mask, Source, check_apart, check_place, levels_of, open_source
@@ -38,8 +39,12 @@ class Setup:
         check_place(job.output)
         check_apart(job.output, self.source.location)
         self.ref: ModelRef = self._model_ref()
-        self.model: Model = load_model(self.ref)
-        self._check_model()
+        loaded = load_model(self.ref)
+        self._check_shape(loaded)
+        self.settled = settle(self.ref, loaded, reads_halo=self.mode.EXACT, allow_inexact=job.allow_inexact)
+        self.model: Model = replace(loaded, footprint=self.settled.footprint, exactness=self.settled.exactness)
+        self._check_exactness()
+        self._check_voxel_size()
         self.footprint = self._footprint()
         self.normalisation = normalisation_from(job.normalise, self.model.normalisation, self.source)
         self.encoding = Encoding(job.output_dtype, job.output_range or self.model.output_range)
@@ -68,8 +73,8 @@ class Setup:
         check_apart(self.job.output, source.location)
         return Mask(source, self.source.shape, self.voxel_size_um)
 
-    def _check_model(self) -> None:
-        model, name = self.model, self.job.model
+    def _check_shape(self, model: Model) -> None:
+        name = self.job.model
         if model.ndim != self.assembly.ndim:
             other = "2d" if model.ndim == 2 else "3d"
             raise ModelError(
@@ -80,12 +85,14 @@ class Setup:
                 f"{name}: takes {model.in_channels} channels, {self.source.location} has {self.source.channels}; "
                 "pick one with --channel or give another model"
             )
-        if model.exactness and self.job.norm == "refuse":
+
+    def _check_exactness(self) -> None:
+        job, exactness = self.job, self.model.exactness
+        if exactness and job.norm == "refuse" and not job.allow_inexact:
             raise ModelError(
-                f"{name}: {model.exactness}; no halo makes its tiles equal whole-volume inference; "
-                "give --norm per-tile to run it all the same, declared inexact"
+                f"{job.model}: {exactness}; no halo makes its tiles equal whole-volume inference; give --norm per-tile "
+                "for a normalisation, or --allow-inexact for anything else, to run it all the same, declared inexact"
             )
-        self._check_voxel_size()
 
     def _check_voxel_size(self) -> None:
         trained, given = self.model.voxel_size_um, self.voxel_size_um
@@ -104,8 +111,8 @@ class Setup:
         network = self.model.footprint
         if network is None and self.mode.EXACT:
             raise ModelError(
-                f"{self.job.model}: its footprint is not known, and stitching {self.mode.NAME} needs it; "
-                "give --halo and --period, or --stitching tile"
+                f"{self.job.model}: its footprint is not known ({self.settled.unknown}), and "
+                f"stitching {self.mode.NAME} needs it; give --halo and --period, or --stitching tile"
             )
         lost = 0 if network is None else max(axis.lost for axis in network.axes)
         if lost and self.mode.PADDED:
@@ -211,8 +218,8 @@ class Setup:
         }
 
     def condition(self) -> str:
-        """What the promise rests on where volpipe does not know the network: halo and period by hand, or ""."""
-        return ", if halo and period as given are right" if self.ref.halo is not None else ""
+        """What the promise rests on where the network could not be probed: halo and period by hand; else ""."""
+        return self.settled.condition
 
     def inexact(self) -> str:
         """Why the product is not the whole-volume result, or "" where the footprint says that it is."""

@@ -57,8 +57,6 @@ class AuditWork:
     def __call__(self, item: int) -> Receipt:
         """Read what is stored, compute it twice, compare."""
         spot, grid = self.spots[item], self.apply.grid
-        if any(self.apply.skips(block.number) for block in blocks_touched(grid, spot.box)):
-            return Receipt(NAME, item, skipped="mask", value=[])
         began = time.perf_counter()
         stored = self.apply.product.read(spot.box.relative_to(grid.region.start))
         read = time.perf_counter()
@@ -108,7 +106,11 @@ def audit_work(setup: Setup, apply: ApplyWork, count: int | None, seed: int = 0)
         count = min(max(tiles // TILES_A_BOX, FEWEST), MOST)
     content = json.dumps(setup.key(apply.tile), sort_keys=True, default=str).encode()
     sides = [min(SIDE, max(1, tile // 2)) for tile in apply.tile]
-    found = spots(setup.grid.region, faces, sides, count, zlib.crc32(content) + seed)
+
+    def made(box: Box) -> bool:
+        return not any(apply.skips(block.number) for block in blocks_touched(apply.grid, box))
+
+    found = spots(setup.grid.region, faces, sides, count, zlib.crc32(content) + seed, made)
     return AuditWork(apply, tuple(found), any(faces))
 
 
@@ -142,7 +144,7 @@ def _reason(setup: Setup, work: AuditWork, audit: Mapping[str, Any]) -> str:
     if setup.inexact():
         return setup.inexact()
     if audit["seams"]:
-        by_hand = "; is the halo given by hand too small?" if setup.ref.halo is not None else ""
+        by_hand = "; is the halo given by hand too small?" if setup.condition() else ""
         return f"{len(audit['seams'])} of {audit['boxes']} boxes differ from what the network gives there{by_hand}"
     return "not audited" if work.has_faces and not audit["boxes"] else ""
 

@@ -2,14 +2,15 @@
 
     file or factory -> network and what it tells -> one small tile is run -> Model
 
-What the file does not tell, the options say, and the tile shows: channels, output size, type, repeatability.
-The footprint comes from halo and period given by hand. `exactness` names normalisations by the tile's
-statistics; an empty one says only that none was seen.
+What the file does not tell, the options say, and the tile shows: channels, type, repeatability. The footprint is
+measured in the driver (settle.py). `exactness` names normalisations by the tile's statistics; an empty one says only
+that none was seen.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from volpipe.models.archive import require_plain_export, require_torchscript
 from volpipe.models.layers import for_inference, tile_statistics
 from volpipe.models.model import Model, ModelRef, footprint_by_hand
 from volpipe.models.normalisation import Normalisation
+from volpipe.models.trial import smallest_edge
 
 TRIED_LENGTHS = (32, 64)  # a small tile first; a deep network may need the larger one
 # the argument that is True where an operator was exported in training mode
@@ -46,7 +48,7 @@ def load_external(ref: ModelRef) -> Model:
     """Load, try and describe a user's network.
 
     Raises:
-        ModelError: it cannot be loaded or trusted, or does not map a tile to a tile of the same size.
+        ModelError: it cannot be loaded or trusted, or does not map an image to an image.
     """
     loaders = {"exported": _load_exported, "script": _load_script, "factory": _load_factory}
     loaded = loaders[ref.kind](ref)
@@ -56,7 +58,7 @@ def load_external(ref: ModelRef) -> Model:
         ndim=ndim,
         in_channels=in_channels,
         out_channels=out_channels,
-        footprint=footprint_by_hand(ref, ndim),
+        footprint=None,
         normalisation=Normalisation((ref.input_scale,) * in_channels, (ref.input_offset,) * in_channels),
         voxel_size_um=None,
         output_channels=tuple(f"channel {i}" for i in range(out_channels)),
@@ -204,8 +206,8 @@ def _describe(network: nn.Module) -> Loaded:
 
 
 def _try_tile(location: str, network: nn.Module, in_channels: int, period: tuple[int, ...]) -> int:
-    """Run the smallest tile that the network takes, check what it shows, and return its output channels."""
-    for length in TRIED_LENGTHS:
+    """Run a small tile that the network takes, check what it shows, and return its output channels."""
+    for length in _lengths_to_try(network, in_channels, len(period)):
         shape = (1, in_channels, *(ceil_to(length, p) for p in period))
         tile = torch.rand(shape, generator=torch.Generator().manual_seed(0))
         try:
@@ -226,12 +228,19 @@ def _try_tile(location: str, network: nn.Module, in_channels: int, period: tuple
     ) from failure
 
 
+def _lengths_to_try(network: nn.Module, in_channels: int, ndim: int) -> Iterator[int]:
+    """The usual ones; then one that networks without padding or with an odd period take."""
+    yield from TRIED_LENGTHS
+    if (edge := smallest_edge(network, ndim, in_channels)) is not None:
+        yield edge
+
+
 def _require_image(location: str, tile: Tensor, output: Any) -> None:
     if not isinstance(output, Tensor):
         raise ModelError(f"model {location}: returns {type(output).__name__}; wrap it so that it returns one tensor")
-    if output.ndim != tile.ndim or output.shape[0] != 1 or output.shape[2:] != tile.shape[2:]:
+    if output.ndim != tile.ndim or output.shape[0] != 1:
         shapes = f"maps shape {tuple(tile.shape)} to {tuple(output.shape)}"
-        raise ModelError(f"model {location}: {shapes}; spatial lengths must stay as they are")
+        raise ModelError(f"model {location}: {shapes}; return an image with the axes of the input")
     if not output.is_floating_point():
         raise ModelError(f"model {location}: returns {output.dtype}; return scores, labels are chosen after stitching")
     if not torch.isfinite(output).all():

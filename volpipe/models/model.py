@@ -76,7 +76,7 @@ class Model:
         network: eval mode, float32, no gradients; (n, c, [z,] y, x) -> (n, c', [z,] y, x).
         ndim: spatial axes, 2 or 3.
         in_channels, out_channels: c and c'.
-        footprint: what it must see; None for a user's model that came without halo and period.
+        footprint: what it must see, in closed form; None for a user's model (`settle.settle` measures it).
         normalisation: from stored values to the network's input.
         voxel_size_um: of the volumes that it was trained on (z, y, x); None if unknown.
         output_channels: a name per output channel.
@@ -115,7 +115,7 @@ def resolve_model(
         weights: safetensors file, for a factory only.
         trust_code: allow a factory's Python code to run.
         halo, period: voxels per spatial axis (or one number for all), both or neither; for a user's model.
-            Those of our own networks are known, and a smaller halo is refused.
+            What is known of a network goes before them (`settle.settle`).
         ndim, in_channels: where a user's model does not tell.
         input_scale, input_offset: network input = stored value * scale + offset; they replace a checkpoint's.
 
@@ -181,32 +181,18 @@ def _load(ref: ModelRef) -> Model:
 
 
 def _as_asked(model: Model, ref: ModelRef) -> Model:
-    """Our own model with what was given by hand checked against what is known."""
+    """Our own model, if it is what was asked for, with the scale that was given."""
     for what, given, known in (  # arguments of `resolve_model` alone: under `apply` the volume tells them
         ("ndim", ref.ndim, model.ndim),
         ("in_channels", ref.in_channels, model.in_channels),
     ):
         if given is not None and given != known:
             raise ModelError(f"model {ref.location}: {what}={given}, but it has {known}; leave the argument out")
-    footprint = footprint_by_hand(ref, model.ndim)
-    if footprint is not None and model.footprint is not None:
-        _require_enough(ref, footprint, model.footprint)
     if not ref.rescales:
         return model
     channels = model.in_channels
     given_scale = Normalisation((ref.input_scale,) * channels, (ref.input_offset,) * channels)
     return replace(model, normalisation=given_scale)
-
-
-def _require_enough(ref: ModelRef, given: Footprint, known: Footprint) -> None:
-    """A halo by hand must cover the need; what is known then stands, since reading more changes no voxel."""
-    for mine, own in zip(given.axes, known.axes, strict=True):
-        if mine.need_before < own.need_before or mine.need_after < own.need_after or mine.period % own.period:
-            needs = [max(axis.need_before, axis.need_after) for axis in known.axes]
-            raise ModelError(
-                f"model {ref.location}: --halo {ref.halo} --period {ref.period}, but it needs {needs} and "
-                f"{list(known.period)}; leave both options out, they are known"
-            )
 
 
 def footprint_by_hand(ref: ModelRef, ndim: int) -> Footprint | None:

@@ -45,12 +45,14 @@ class Probe:
         footprint: None if the network cannot be tiled.
         scale: output voxels per input voxel, per axis; empty without a footprint.
         refusal: why it cannot be tiled, naming a module or an operation; "" if it can.
+        failure: what kept the probe from an answer; "" if it has one.
         seconds: that the probe took.
     """
 
     footprint: Footprint | None
     scale: tuple[Fraction, ...]
     refusal: str
+    failure: str
     seconds: float
 
 
@@ -69,11 +71,11 @@ def probe(network: nn.Module, ndim: int, in_channels: int) -> Probe:
         culprit.require_nan_shows(trial)
         found = [_Line(trial, axis).measured() for axis in range(ndim)]
     except Refused as refused:
-        return Probe(None, (), str(refused), time.perf_counter() - began)
+        return Probe(None, (), str(refused), "", time.perf_counter() - began)
     except Exception as error:  # a user's network may raise anything
-        return Probe(None, (), f"the probe failed: {reason(error)}", time.perf_counter() - began)
+        return Probe(None, (), "", reason(error), time.perf_counter() - began)
     axes, scale = zip(*found, strict=True)
-    return Probe(Footprint(axes), scale, "", time.perf_counter() - began)
+    return Probe(Footprint(axes), scale, "", "", time.perf_counter() - began)
 
 
 class _Line:

@@ -87,25 +87,37 @@ class Trial:
     def output_lengths(self, axis: int, lengths: Iterable[int]) -> dict[int, int]:
         """Output length per input length along an axis; 0 where the network refuses."""
         shape = [self.base] * self.ndim
-        return {n: self._lengths(self._sizer, [*shape[:axis], n, *shape[axis + 1 :]])[axis] for n in lengths}
+        return {n: self._spatial(self._sizer, [*shape[:axis], n, *shape[axis + 1 :]])[axis] for n in lengths}
 
     def _smallest_cube(self, own: nn.Module, meta: nn.Module | None) -> tuple[int, nn.Module]:
         """Its edge, and the network that tells sizes: the one on meta tensors where that can be run."""
         for network in filter(None, (meta, own)):
             for edge in range(SHORTEST, LONGEST + 1):
-                if min(self._lengths(network, [edge] * self.ndim)) and min(self._lengths(own, [edge] * self.ndim)):
+                if min(self._spatial(network, [edge] * self.ndim)) and min(self._spatial(own, [edge] * self.ndim)):
                     return edge, network
         raise Refused(f"it takes no image with all edges equal and up to {LONGEST} voxels")
 
-    def _lengths(self, network: nn.Module, shape: list[int]) -> tuple[int, ...]:
-        where = next((p.device for p in network.parameters()), torch.device("cpu"))
-        try:
-            with torch.no_grad(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                image = torch.zeros((1, self.in_channels, *shape), dtype=torch.float64, device=where)
-                return tuple(network(image).shape[2:])
-        except Exception:  # a network's own way to say that it does not take a length
-            return (0,) * self.ndim
+    def _spatial(self, network: nn.Module, shape: list[int]) -> tuple[int, ...]:
+        return output_shape(network, self.in_channels, shape)
+
+
+def output_shape(network: nn.Module, in_channels: int, shape: list[int]) -> tuple[int, ...]:
+    """Spatial shape of the output for an image of a spatial shape; zeros where the network refuses it."""
+    some = next(iter(network.parameters()), torch.empty(0, dtype=torch.float64))
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = torch.zeros((1, in_channels, *shape), dtype=some.dtype, device=some.device)
+            return tuple(network(image).shape[2:])
+    except Exception:  # a network's own way to say that it does not take a length
+        return (0,) * len(shape)
+
+
+def smallest_edge(network: nn.Module, ndim: int, in_channels: int) -> int | None:
+    """Edge of the smallest cube that a network takes, found without computing; None if there is none or no way."""
+    meta = _on_meta(network)
+    edges = range(SHORTEST, LONGEST + 1) if meta is not None else ()
+    return next((edge for edge in edges if meta and min(output_shape(meta, in_channels, [edge] * ndim))), None)
 
 
 def with_unit_gain(network: nn.Module) -> nn.Module:

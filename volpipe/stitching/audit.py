@@ -15,7 +15,7 @@ does (kernels add up in the same order in both tiles); above, so that a halo tha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from volpipe.geometry import Box
 
 SIDE = 16  # voxels of a box along an axis: a mean over 2,048 voxels a side
+DRAWS = 50  # for each box wanted: a mask may leave little to look at
 LARGEST_OF_ROUNDING = 10.0  # times what two right tilings differ by in one box: another box may have a larger one
 FEW_VOXELS = 4  # levels or labels that rounding may turn over on one side
 EPSILON = {"fp64": 2.0**-52, "fp32": 2.0**-23, "fp16": 2.0**-10, "bf16": 2.0**-7, "float16": 2.0**-10}
@@ -74,27 +75,38 @@ class Finding:
         return self.largest > self.largest_allowed or self.step > self.step_allowed
 
 
-def spots(region: Box, faces: Sequence[Sequence[int]], sides: Sequence[int], count: int, seed: int) -> list[Spot]:
+def spots(
+    region: Box,
+    faces: Sequence[Sequence[int]],
+    sides: Sequence[int],
+    count: int,
+    seed: int,
+    keeps: Callable[[Box], bool] = lambda _: True,
+) -> list[Spot]:
     """Boxes across faces, spread at random and the same for the same seed; more of them begin with the same ones.
 
     Args:
         region: of the product, in voxels of the volume.
         faces: per axis, the coordinates of faces inside the region; axes without any are never crossed.
         sides: of a box, voxels per axis.
-        count: how many; none where there are no faces.
+        count: how many; fewer where few boxes are kept, none where there are no faces.
         seed: of the choice.
+        keeps: False for a box that shows nothing.
     """
     random = np.random.default_rng(seed)
     crossed = [axis for axis, there in enumerate(faces) if len(there)]
     found: list[Spot] = []
-    while crossed and len(found) < count:
+    for _ in range(DRAWS * count if crossed else 0):
         axis = crossed[int(random.integers(len(crossed)))]
         face = faces[axis][int(random.integers(len(faces[axis])))]
         centre = [int(random.integers(a, b)) for a, b in zip(region.start, region.stop, strict=True)]
         centre[axis] = face
         corner = [c - side // 2 for c, side in zip(centre, sides, strict=True)]
         around = Box(tuple(corner), tuple(c + side for c, side in zip(corner, sides, strict=True)))
-        found.append(Spot(around.intersect(region), axis, face))
+        if keeps(box := around.intersect(region)):
+            found.append(Spot(box, axis, face))
+        if len(found) == count:
+            break
     return found
 
 

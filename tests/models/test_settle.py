@@ -1,0 +1,46 @@
+"""Which footprint a job uses: what is known goes before what was given, unless a person insists."""
+
+import pytest
+
+from volpipe.errors import ModelError
+from volpipe.geometry import Footprint
+from volpipe.models import load_model, preset, resolve_model
+from volpipe.models.settle import settle
+
+NAME = "preset:unet3d_l3_w2"
+KNOWN = preset("unet3d_l3", width=2).footprint()  # need 22, period 4
+
+
+def settled(halo=None, period=None, *, name=NAME, reads_halo=True, allow_inexact=False):
+    ref = resolve_model(name, halo=halo, period=period)
+    return settle(ref, load_model(ref), reads_halo=reads_halo, allow_inexact=allow_inexact)
+
+
+@pytest.mark.parametrize("given", [{}, {"halo": [24], "period": [4]}, {"halo": [30, 22, 22], "period": [8, 4, 4]}])
+def test_what_is_known_stands_where_a_halo_by_hand_covers_it(given):
+    found = settled(**given)
+    assert (found.footprint, found.exactness, found.condition) == (KNOWN, "", "")
+
+
+@pytest.mark.parametrize(
+    ("halo", "period", "say"),
+    [
+        ([20], [4], r"it needs \[22, 22, 22\]"),
+        ([22, 22, 21], [4], r"it needs \[22, 22, 22\]"),
+        ([24], [2], r"and \[4, 4, 4\]"),
+        ([24, 24], [4], "give 3 numbers each"),
+    ],
+)
+def test_a_halo_by_hand_that_does_not_cover_it_is_refused(halo, period, say):
+    with pytest.raises(ModelError, match=say):
+        settled(halo, period)
+
+
+def test_a_person_who_insists_gets_what_was_given_and_why_it_is_inexact():
+    found = settled([20], [4], allow_inexact=True)
+    assert found.footprint == Footprint.from_halo((20,) * 3, (4,) * 3)
+    assert "needs [22, 22, 22]" in found.exactness
+
+
+def test_a_mode_that_reads_no_halo_takes_any():
+    assert settled([0], [1], reads_halo=False).footprint == KNOWN
