@@ -5,6 +5,7 @@ import json
 import pytest
 
 from volpipe.errors import BlocksFailed, ProductError, RunError
+from volpipe.runtime import cluster
 from volpipe.runtime.run import run
 from volpipe.runtime.settings import RunSettings
 from volpipe.runtime.worker import do_batch
@@ -53,6 +54,18 @@ def test_a_failing_task_is_set_aside_and_the_rest_is_done(job, settings, tmp_pat
     assert one.work("block").calls().count(3) == 2
     assert (summary.before, summary.done) == (16, 2)
     assert mended.finished == [18]
+
+
+def test_workers_that_are_slow_to_end_do_not_undo_a_run(job, monkeypatch):
+    class Slow(cluster.LocalCluster):
+        def __exit__(self, *error):
+            super().__exit__(*error)
+            raise TimeoutError  # of Dask, on a loaded machine
+
+    monkeypatch.setattr(cluster, "LocalCluster", Slow)
+    one = job(count=2)
+    go(one, CLUSTER)
+    assert one.finished
 
 
 def test_a_killed_worker_costs_only_what_it_had_in_hand(job):
