@@ -114,9 +114,7 @@ def _shifted(work: ApplyWork, right: NDArray[Any]) -> NDArray[Any]:
 
 def _computed(work: ApplyWork, core: Box) -> NDArray[Any]:
     """What a work makes of a box, not stored."""
-    from volpipe.stitching import mode_named
-
-    tiles = mode_named(work.stitching).tiles(core, work.source.shape, work.tile, work.footprint)
+    tiles = work.mode.tiles(core, work.source.shape, work.tile, work.footprint)
     window, box = work.read(tiles, "the benchmark")
     return work.compute(window, box, tiles, core)
 

@@ -8,12 +8,15 @@ import pytest
 
 from volpipe.errors import ProductError, RunError
 from volpipe.geometry import AxisFootprint, Box, Footprint
+from volpipe.jobs import audit as auditing
 from volpipe.jobs.apply import ApplyJob
 from volpipe.jobs.audit import AuditJob, AuditWork, outcome
 from volpipe.plan import Budget
 from volpipe.runtime.run import run
 from volpipe.runtime.settings import RunSettings
 from volpipe.stitching import audit
+from volpipe.stitching.tile_and_stitch import TileAndStitch
+from volpipe.stitching.windows import Windows
 from volpipe.volume import open_product
 from volpipe.volume.ledger import Ledger
 
@@ -203,3 +206,15 @@ def test_an_input_that_was_moved_is_named(made, tmp_path):
     place = made()
     (tmp_path / "in0.ome.zarr").rename(tmp_path / "moved.ome.zarr")
     assert audited(place, input=str(tmp_path / "moved.ome.zarr"))["exact"] is True
+
+
+@pytest.mark.parametrize("mode", [TileAndStitch(), Windows()])
+@pytest.mark.parametrize("length", [64, 70, 75])
+def test_the_other_tiles_of_an_inexact_mode_hold_every_box(mode, length):
+    """At a ragged end too."""
+    axis = AxisFootprint(period=4, window=32) if mode.name == "windows" else AxisFootprint(6, 6, 4)
+    for start in range(length - 15):
+        for which in (0, 1):
+            around = auditing._same_tile_around(start, start + 16, 32, 4, length, which)
+            read = mode.alone(Box((around[0],), (around[1],)), (length,), Footprint((axis,))).read
+            assert read.contains(Box((start,), (start + 16,)))

@@ -11,9 +11,9 @@ NAME = "preset:unet3d_l3_w2"
 KNOWN = preset("unet3d_l3", width=2).footprint()  # need 22, period 4
 
 
-def settled(halo=None, period=None, *, name=NAME, reads_halo=True, allow_inexact=False):
+def settled(halo=None, period=None, *, name=NAME, by_hand="checked", allow_inexact=False):
     ref = resolve_model(name, halo=halo, period=period)
-    return settle(ref, load_model(ref), reads_halo=reads_halo, allow_inexact=allow_inexact)
+    return settle(ref, load_model(ref), halo=by_hand, allow_inexact=allow_inexact)
 
 
 @pytest.mark.parametrize("given", [{}, {"halo": [24], "period": [4]}, {"halo": [30, 22, 22], "period": [8, 4, 4]}])
@@ -42,5 +42,11 @@ def test_a_person_who_insists_gets_what_was_given_and_why_it_is_inexact():
     assert "needs [22, 22, 22]" in found.exactness
 
 
+def test_a_mode_that_is_inexact_for_its_halo_takes_what_is_given():
+    found = settled([20], [4], by_hand="taken")
+    assert found.footprint == Footprint.from_halo((20,) * 3, (4,) * 3)
+    assert found.exactness == ""
+
+
 def test_a_mode_that_reads_no_halo_takes_any():
-    assert settled([0], [1], reads_halo=False).footprint == KNOWN
+    assert settled([0], [1], by_hand="ignored").footprint == KNOWN

@@ -14,8 +14,11 @@ from volpipe.errors import GeometryError
 from volpipe.geometry import AxisFootprint, BlockGrid, Box, Footprint
 from volpipe.models.architecture import build_random
 from volpipe.models.presets import preset
-from volpipe.stitching import Assembly, Encoding, mode_named, stitch, window_box
-from volpipe.stitching.tile import Tile
+from volpipe.models.probe import probe
+from volpipe.stitching import Assembly, Encoding, read_box, stitch
+from volpipe.stitching.overlap import Overlap
+from volpipe.stitching.tile_and_stitch import TileAndStitch
+from volpipe.stitching.valid import Valid
 
 PLANES = Assembly("2d", "z")
 NETS = {
@@ -63,13 +66,14 @@ def tiled(volume, run, assembly, footprint, mode, block, tile, batch=1, region=N
     grid = BlockGrid(region or Box.from_shape(shape), block)
     product = None
     for one in grid:
-        tiles = mode_named(mode).tiles(one.core, shape, tile, footprint)
+        tiles = mode.tiles(one.core, shape, tile, footprint)
         tiles = tiles if change is None else [change(t) for t in tiles]
-        box = window_box(tiles, shape)
+        box = read_box(tiles, shape, mode.outside)
         window = volume[(slice(None), *box.slices)]
         out = np.full((1, *one.core.shape), np.nan)
         stitch(
-            window, box, tiles, run, assembly=assembly, encoding=FLOAT64, out=out, core=one.core, batch=batch
+            window, box, tiles, run, volume=shape, outside=mode.outside,
+            assembly=assembly, encoding=FLOAT64, out=out, core=one.core, batch=batch,
         )  # fmt: skip
         product = np.full((1, *grid.region.shape), np.nan) if product is None else product
         product[(slice(None), *one.core.relative_to(grid.region.start).slices)] = out
@@ -98,17 +102,17 @@ def valid_setting(name, more=(5, 1, 77)):
 @pytest.mark.parametrize("name", VALID)
 def test_valid_equals_the_network_on_the_whole_volume(name):
     volume, run, assembly, footprint, tile, reference = valid_setting(name)
-    region = mode_named("valid").region(volume.shape[1:], footprint)
+    region = Valid().region(volume.shape[1:], footprint)
     assert region.shape == reference.shape[1:]
     for block in (tile, (5, 9, 31), region.shape):  # off the lattice too
-        product = tiled(volume, run, assembly, footprint, "valid", block, tile, region=region)
+        product = tiled(volume, run, assembly, footprint, Valid(), block, tile, region=region)
         assert error(product, reference) < 1e-12
 
 
 @pytest.mark.parametrize("name", VALID)
 def test_a_valid_read_off_the_lattice_is_seen(name):
     volume, run, assembly, footprint, tile, reference = valid_setting(name)
-    region = mode_named("valid").region(volume.shape[1:], footprint)
+    region = Valid().region(volume.shape[1:], footprint)
 
     def shifted(t):
         """A read that starts one voxel late, with all that is needed."""
@@ -117,14 +121,14 @@ def test_a_valid_read_off_the_lattice_is_seen(name):
             start[2], stop[2] = start[2] - period + 1, stop[2] + 1
         return replace(t, read=Box(tuple(start), tuple(stop)))
 
-    changed = tiled(volume, run, assembly, footprint, "valid", tile, tile, region=region, change=shifted)
+    changed = tiled(volume, run, assembly, footprint, Valid(), tile, tile, region=region, change=shifted)
     assert error(changed, reference) > 1e-3
 
 
 def test_a_volume_smaller_than_what_is_lost_is_refused():
     architecture = VALID["unet3d_l3_valid"][0]
     with pytest.raises(GeometryError, match=r"loses \(40, 40, 40\) voxels of a volume of \(50, 40, 50\)"):
-        mode_named("valid").region((50, 40, 50), architecture.footprint())
+        Valid().region((50, 40, 50), architecture.footprint())
 
 
 def error(product, reference):
@@ -153,7 +157,7 @@ def test_overlap_equals_whole_volume_inference(name, axis):
     volume, run, assembly, footprint, tile = setting(name, axis)
     reference = whole(volume, run, assembly, footprint)
     for block in (tile, tuple(2 * t for t in tile), volume.shape[1:]):
-        assert error(tiled(volume, run, assembly, footprint, "overlap", block, tile), reference) < 1e-12
+        assert error(tiled(volume, run, assembly, footprint, Overlap(), block, tile), reference) < 1e-12
 
 
 def shorter(footprint, axis):
@@ -167,7 +171,7 @@ def shorter(footprint, axis):
 def test_one_period_less_of_halo_is_seen(name, axis):
     volume, run, assembly, footprint, tile = setting(name, axis)
     reference = whole(volume, run, assembly, footprint)
-    product = tiled(volume, run, assembly, shorter(footprint, axis), "overlap", tile, tile)
+    product = tiled(volume, run, assembly, shorter(footprint, axis), Overlap(), tile, tile)
     assert error(product, reference) > 1e-9
 
 
@@ -184,13 +188,13 @@ def test_a_read_off_the_lattice_is_seen(name, axis):
         start, stop = list(t.read.start), list(t.read.stop)
         if start[axis] >= period and stop[axis] + 1 <= volume.shape[1 + axis]:
             start[axis], stop[axis] = start[axis] - period + 1, stop[axis] + 1
-        return Tile(t.own, Box(tuple(start), tuple(stop)))
+        return replace(t, read=Box(tuple(start), tuple(stop)))
 
-    product = tiled(volume, run, assembly, footprint, "overlap", tile, tile, change=shifted)
+    product = tiled(volume, run, assembly, footprint, Overlap(), tile, tile, change=shifted)
     assert error(product, reference) > 1e-3
 
 
-@pytest.mark.parametrize("mode", ["overlap", "tile"])
+@pytest.mark.parametrize("mode", [Overlap(), TileAndStitch()])
 @pytest.mark.parametrize("name", ["unet3d_l3", "unet2d_l4 y", "resnet6_3d"])
 def test_the_result_does_not_depend_on_blocks_or_batches(mode, name):
     volume, run, assembly, footprint, tile = setting(name, 2)
@@ -200,7 +204,7 @@ def test_the_result_does_not_depend_on_blocks_or_batches(mode, name):
         assert error(product, reference) < 1e-12
 
 
-@pytest.mark.parametrize("mode", ["overlap", "tile"])
+@pytest.mark.parametrize("mode", [Overlap(), TileAndStitch()])
 def test_a_box_of_the_volume_is_that_part_of_the_product(mode):
     volume, run, assembly, footprint, tile = setting("unet3d_l3", 2)
     reference = tiled(volume, run, assembly, footprint, mode, volume.shape[1:], tile)
@@ -214,11 +218,11 @@ def test_tiles_without_context_are_not_the_whole_volume(name):
     axis = 1
     volume, run, assembly, footprint, tile = setting(name, axis)
     reference = whole(volume, run, assembly, footprint)
-    assert error(tiled(volume, run, assembly, footprint, "tile", tile, tile), reference) > 1e-3
-    assert not mode_named("tile").EXACT
+    assert error(tiled(volume, run, assembly, footprint, TileAndStitch(), tile, tile), reference) > 1e-3
+    assert "see nothing of each other" in TileAndStitch().inexact
 
 
-@pytest.mark.parametrize("mode", ["overlap", "tile"])
+@pytest.mark.parametrize("mode", [Overlap(), TileAndStitch()])
 @pytest.mark.parametrize("shape", [(5, 6, 7), (1, 16, 33), (16, 16, 16)])
 def test_a_volume_smaller_than_a_tile_is_one_tile(mode, shape):
     architecture, assembly, *_ = NETS["unet3d_l3"]
@@ -235,10 +239,10 @@ def test_several_channels_in_and_out():
     reference = whole(volume, run, Assembly("3d"), footprint)
     out = np.empty((3, 9, 9, 50))
     core = Box((0, 0, 40), (9, 9, 90))
-    tiles = mode_named("overlap").tiles(core, volume.shape[1:], (24, 24, 24), footprint)
-    box = window_box(tiles, volume.shape[1:])
+    tiles = Overlap().tiles(core, volume.shape[1:], (24, 24, 24), footprint)
+    box = read_box(tiles, volume.shape[1:], "edge")
     stitch(
-        volume[(slice(None), *box.slices)], box, tiles, run,
+        volume[(slice(None), *box.slices)], box, tiles, run, volume=volume.shape[1:], outside="edge",
         assembly=Assembly("3d"), encoding=FLOAT64, out=out, core=core, batch=2,
     )  # fmt: skip
     assert error(out, reference[(slice(None), *core.slices)]) < 1e-12
@@ -246,5 +250,67 @@ def test_several_channels_in_and_out():
 
 def test_a_halo_larger_than_a_block_is_read():
     footprint = Footprint((AxisFootprint(46, 46, 8),))
-    (tile,) = mode_named("overlap").tiles(Box((64,), (72,)), (400,), (8,), footprint)
+    (tile,) = Overlap().tiles(Box((64,), (72,)), (400,), (8,), footprint)
     assert tile.read == Box((16,), (120,))
+
+
+@pytest.mark.parametrize("name", VALID)
+@pytest.mark.parametrize("shape", [(5, 33, 61), (24, 8, 83)])
+def test_mirrored_faces_equal_the_network_on_the_mirrored_volume(name, shape):
+    architecture, assembly, edge = VALID[name]
+    run, footprint, mode = network_of(architecture), assembly.footprint(architecture.footprint()), Valid("reflect")
+    volume = np.random.default_rng(0).normal(size=(1, *shape))
+    grown = [n + axis.lost for axis, n in zip(footprint.axes, shape, strict=True)]
+    befores = [axis.lost // 2 for axis in footprint.axes]
+    afters = [a.admissible(m) - n - b for a, m, n, b in zip(footprint.axes, grown, shape, befores, strict=True)]
+    mirrored = np.pad(volume, [(0, 0), *zip(befores, afters, strict=True)], mode="reflect")
+    reference = assembly.run(run, mirrored[None])[0][(slice(None), *(slice(n) for n in shape))]
+    tile = tuple(max(edge, p) // p * p for p in footprint.period)
+    assert mode.region(shape, footprint) == Box.from_shape(shape)
+    for block in (tile, (5, 9, 31), shape):
+        assert error(tiled(volume, run, assembly, footprint, mode, block, tile), reference) < 1e-12
+
+
+class Rescaling(torch.nn.Module):
+    """Convolutions around a change of resolution: down by 4 with strides, up by 2 with a pixel shuffle."""
+
+    def __init__(self, up):
+        super().__init__()
+        conv = torch.nn.Conv2d
+        down = [conv(1, 3, 3, padding=1), conv(3, 4, 4, 2, 1), conv(4, 4, 4, 2, 1), conv(4, 1, 3, padding=1)]
+        grow = [conv(1, 4, 3, padding=1), conv(4, 4, 3, padding=1), torch.nn.PixelShuffle(2)]
+        self.layers = torch.nn.Sequential(*(grow if up else down))
+        with torch.no_grad():
+            for number, weight in enumerate(self.parameters()):
+                weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(number)))
+
+    def forward(self, image):
+        return self.layers(image)
+
+
+@pytest.mark.parametrize("up", [False, True], ids=["down by 4", "up by 2"])
+@pytest.mark.parametrize("axis", "zyx")
+def test_a_network_that_changes_the_resolution(up, axis):
+    network = Rescaling(up).double().eval()
+    found = probe(network, 2, 1)
+    axes = [replace(one, scale=scale) for one, scale in zip(found.footprint.axes, found.scale, strict=True)]
+    assembly, shape = Assembly("2d", axis), (21, 37, 30)
+    footprint = assembly.footprint(Footprint(tuple(axes)))
+
+    def run(planes):
+        with torch.inference_mode():
+            return network(torch.from_numpy(np.ascontiguousarray(planes))).numpy()
+
+    volume = np.random.default_rng(0).normal(size=(1, *shape))
+    missing = [(0, axis.admissible(n) - n) for axis, n in zip(footprint.axes, shape, strict=True)]
+    region = Overlap().region(shape, footprint)
+    reference = assembly.run(run, np.pad(volume, [(0, 0), *missing], mode="edge")[None])[0]
+    reference = reference[(slice(None), *region.slices)]
+    kept, changed = (21, 37, 30)["zyx".index(axis)], (42, 74, 60) if up else (6, 10, 8)
+    assert region.shape == tuple(kept if one == axis else changed["zyx".index(one)] for one in "zyx")
+    tile = tuple(max(16, 2 * p) // p * p for p in footprint.output_period)
+    for block in (tile, (5, 9, 31), region.shape):
+        product = tiled(volume, run, assembly, footprint, Overlap(), block, tile, region=region)
+        assert error(product, reference) < 1e-12
+    short = Footprint(tuple(replace(one, need_before=0, need_after=0) for one in footprint.axes))
+    assert error(tiled(volume, run, assembly, short, Overlap(), tile, tile, region=region), reference) > 1e-3

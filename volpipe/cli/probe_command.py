@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from typing import Any
 
 import click
@@ -38,7 +37,7 @@ def command(
     axes = dict(zip("zyx"[-loaded.ndim :], found.footprint.axes, strict=True))
     if as_json:
         scales = dict(zip(axes, map(str, found.scale), strict=True))
-        rows: dict[str, Any] = {name: asdict(axis) | {"scale": scales[name]} for name, axis in axes.items()}
+        rows: dict[str, Any] = {name: axis.as_json() | {"scale": scales[name]} for name, axis in axes.items()}
         click.echo(json.dumps({"axes": rows, "seconds": round(found.seconds, 3)}, indent=2))
         return
     click.echo(

@@ -3,20 +3,25 @@
     read  t0 |....need_before....[a  own  b)....need_after....| t1     t0 = floor_P(a - before), t1 = ceil_P(b + after)
              0 mod P                               size class mod P    clipped to the volume
 
-Convention: input voxels; `own` is a block of output [a, b); the need is that of a block with a and b 0 mod P, so any
+Convention: input voxels, but for `own`, a block of outputs [a, b): output o covers the inputs [o, o + 1) / scale, which
+are the same voxels where the network keeps the resolution. The need is that of a block with a and b 0 mod P, so any
 other block is rounded out to one first. For a network that keeps its size (`lost == 0`) the tiled
 result is the whole-volume result iff the read covers the need **and** starts at 0 mod period on the volume's grid.
 A volume whose length is not in the size class is *defined* to be padded at its end, for every tile the same.
+A network that takes one length only has no need and no whole-volume result: it has a `window`.
 Source: Rumberger et al., ICCV 2021 (shift equivariance of U-Nets); closed forms stand with each model.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from typing import Any
 
 from volpipe.errors import GeometryError
+from volpipe.geometry.box import Box
 from volpipe.geometry.grid import ceil_to, floor_to
 
 
@@ -26,9 +31,12 @@ class AxisFootprint:
 
     Attributes:
         need_before, need_after: input voxels needed before and after an aligned block of output.
-        period: shifts by this many voxels shift the output and change nothing else.
+        period: shifts by this many voxels shift the output and change nothing else; of a network with a fixed window
+            its token, on whose lattice windows lie.
         size_class: admissible input lengths are `size_class` modulo `period`.
-        lost: voxels by which the output is shorter than the input (0 for padded convolutions).
+        lost: voxels by which the output is shorter than the input, in outputs (0 for padded convolutions).
+        scale: output voxels per input voxel.
+        window: the only length that the network takes; None if it takes many.
     """
 
     need_before: int = 0
@@ -36,12 +44,39 @@ class AxisFootprint:
     period: int = 1
     size_class: int = 0
     lost: int = 0
+    scale: Fraction = Fraction(1)
+    window: int | None = None
 
     def __post_init__(self) -> None:
         if self.period < 1:
             raise GeometryError(f"footprint: period {self.period}; give 1 or more")
         if min(self.need_before, self.need_after) < 0 and self.lost == 0:
             raise GeometryError(f"footprint: need {self.need_before}, {self.need_after}; give 0 or more")
+        if self.scale <= 0 or (self.period * self.scale).denominator != 1:
+            raise GeometryError(
+                f"footprint: scale {self.scale} at period {self.period}; a period must give whole voxels"
+            )
+        if self.window is not None and (self.window < 1 or self.window % self.period):
+            raise GeometryError(f"footprint: window {self.window}; give a multiple of its token {self.period}")
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> AxisFootprint:
+        """What `as_json` wrote."""
+        return cls(**{**stored, "scale": Fraction(stored["scale"])})
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values by field; a scale is text, as "1/4"."""
+        return {**asdict(self), "scale": str(self.scale)}
+
+    @property
+    def output_period(self) -> int:
+        """Outputs of one period."""
+        return int(self.period * self.scale)
+
+    @property
+    def first_output(self) -> int:
+        """The voxel of the product that a network without padding gives first: it loses as much on both sides."""
+        return self.lost // 2
 
     @property
     def halo_before(self) -> int:
@@ -63,7 +98,8 @@ class AxisFootprint:
         Returns:
             (t0, t1) with t0 >= 0 and t1 <= admissible(length): past the volume's own end the reader pads.
         """
-        start, stop = floor_to(start, self.period), ceil_to(stop, self.period)
+        start = floor_to(start, self.output_period) * self.period // self.output_period
+        stop = ceil_to(stop, self.output_period) * self.period // self.output_period
         first = max(0, floor_to(start - self.need_before, self.period))
         last = first + self.admissible(stop + self.need_after - first)
         return first, min(last, self.admissible(length))
@@ -74,8 +110,12 @@ class AxisFootprint:
         Raises:
             GeometryError: they admit different lengths, or lose voxels.
         """
-        if (self.size_class, self.lost) != (0, 0) or (other.size_class, other.lost) != (0, 0):
-            raise GeometryError("footprint: networks that lose voxels have no common footprint; give padded ones")
+        plain = (0, 0, Fraction(1), None)
+        if any((axis.size_class, axis.lost, axis.scale, axis.window) != plain for axis in (self, other)):
+            raise GeometryError(
+                "footprint: networks that lose voxels, change the resolution or see a fixed window have no common "
+                "footprint; give padded ones that keep it"
+            )
         return AxisFootprint(
             max(self.need_before, other.need_before),
             max(self.need_after, other.need_after),
@@ -108,6 +148,25 @@ class Footprint:
     def period(self) -> tuple[int, ...]:
         """Alignment per axis."""
         return tuple(axis.period for axis in self.axes)
+
+    @property
+    def output_period(self) -> tuple[int, ...]:
+        """Alignment per axis, in outputs: tiles own multiples of it."""
+        return tuple(axis.output_period for axis in self.axes)
+
+    @property
+    def scale(self) -> tuple[Fraction, ...]:
+        """Output voxels per input voxel, per axis."""
+        return tuple(axis.scale for axis in self.axes)
+
+    def outputs(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Extent of the product of a volume, before anything is lost: rounded up, the volume is padded at its end."""
+        return tuple(math.ceil(n * scale) for n, scale in zip(shape, self.scale, strict=True))
+
+    def inputs(self, box: Box) -> Box:
+        """The voxels of the volume that a box of outputs covers."""
+        sides = list(zip(box.start, box.stop, self.scale, strict=True))
+        return Box(tuple(math.floor(a / s) for a, _, s in sides), tuple(math.ceil(b / s) for _, b, s in sides))
 
     @property
     def halo(self) -> tuple[tuple[int, int], ...]:

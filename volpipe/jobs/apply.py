@@ -50,10 +50,16 @@ class ApplyJob(Fields):
         "model", description="model, range:LOW,HIGH, mean-std:MEAN,STD, percentiles:P,Q or standard."
     )
     norm: Literal["refuse", "per-tile"] = Field("refuse", description="What to do with instance and group norm.")
-    stitching: Literal["overlap", "tile", "valid"] = Field(
-        "overlap",
-        description="overlap equals whole-volume inference; valid does for networks without padding, whose product is "
-        "smaller than the volume; tile has seams.",
+    stitching: Literal["overlap", "tile", "valid", "windows"] | None = Field(
+        None,
+        description="overlap equals whole-volume inference, valid does for networks without padding, windows is for "
+        "networks that take one length only, tile has seams; by the network if not given.",
+    )
+    blend: Literal["linear", "hann", "gaussian"] | None = Field(
+        None, description="With overlap: weigh the rims of tiles instead of cropping them, declared inexact."
+    )
+    faces: Literal["crop", "reflect"] = Field(
+        "crop", description="With valid: a product smaller than the volume, or the network on the volume in a mirror."
     )
     assembly: Literal["3d", "2d", "orthoslice"] = Field(
         "3d", description="3d; 2d: plane by plane across an axis; orthoslice: the mean of 2d across z, y and x."
@@ -66,7 +72,7 @@ class ApplyJob(Fields):
     output_range: tuple[float, float] | None = Field(None, description="Values that 0 and 255 stand for under uint8.")
     block: tuple[int, int, int] | None = Field(None, description="Core of a block z, y, x: one shard of the product.")
     tile: tuple[int, int, int] | None = Field(
-        None, description="Own voxels of a tile z, y, x, on the volume's lattice."
+        None, description="Own voxels of a tile z, y, x, on the volume's lattice; with windows the stride."
     )
     batch: int = Field(1, ge=1, description="Tiles of one shape given to the network together.")
     bbox: str | None = Field(None, description="z0:z1,y0:y1,x0:x1: the part of the volume to make.")

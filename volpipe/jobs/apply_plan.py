@@ -72,20 +72,25 @@ class Pricing:
         if seen not in self._forwards:
             passes = [self._pass(inputs, shape) for inputs, shape in self.setup.assembly.network_shapes(seen)]
             values = math.prod(seen) * self.setup.job.batch * self.setup.model.out_channels
-            self._forwards[seen] = joined_price(passes, values * Precision(self.setup.job.precision).storage.itemsize)
+            self._forwards[seen] = joined_price(passes, values * self._value_bytes)
         return self._forwards[seen]
 
     def _pass(self, inputs: int, shape: Tile) -> ForwardPrice:
         job = self.setup.job
         return forward_price(self.setup.model, shape, inputs * job.batch, Precision(job.precision))
 
+    @property
+    def _value_bytes(self) -> int:
+        return Precision(self.setup.job.precision).storage.itemsize
+
     def promise(self, tile: Tile) -> tuple[int, int]:
         """(bytes of a worker process, bytes of a GPU) with this tile."""
         setup, reads = self.setup, self.reads(tile)
         forward = self.forward(reads.largest_tile)
         block = memory.BlockMemory(
-            window=reads.largest_window * setup.input_voxel_bytes,
+            read=reads.largest_block * setup.input_voxel_bytes,
             product=math.prod(setup.grid.shape) * setup.output_voxel_bytes,
+            summed=math.prod(setup.grid.shape) * setup.model.out_channels * self._value_bytes if setup.job.blend else 0,
             forward=forward.peak_bytes,
         )
         host = max(
@@ -106,13 +111,14 @@ class Pricing:
         flops = self.forward(reads.largest_tile).flops / (self.setup.job.batch * math.prod(reads.largest_tile))
         worker, device = self.promise(tile)
         region = self.setup.grid.region.size
+        covered = region / math.prod(self.setup.footprint.scale)
         return Price(
             worker_bytes=worker,
             device_bytes=device,
-            bytes_read=reads.windows * self.setup.input_voxel_bytes,
+            bytes_read=reads.blocks * self.setup.input_voxel_bytes,
             bytes_written=region * self.setup.output_voxel_bytes,
             flops=flops * reads.tiles,
-            useful_flops=flops * region,
+            useful_flops=flops * float(covered),
         )
 
 
@@ -133,10 +139,10 @@ def _tile_begun_with(setup: Setup) -> Tile | None:
 
 
 def _candidates(setup: Setup) -> Iterator[Tile]:
-    """In `tile` mode the product depends on the tile, so that one is a function of block and network alone."""
-    if setup.mode.EXACT:
-        return tiling.tile_candidates(setup.grid.shape, setup.footprint)
-    return iter([tiling.standard_tile(setup.grid.shape, setup.footprint)])
+    """Where the product depends on the tile, that one is a function of block and network alone."""
+    if setup.mode.inexact:
+        return iter([tiling.standard_tile(setup.grid.shape, setup.footprint)])
+    return tiling.tile_candidates(setup.grid.shape, setup.footprint)
 
 
 def _refusal(setup: Setup, budget: Budget, pricing: Pricing, tile: Tile) -> str:
@@ -173,7 +179,7 @@ def _work(setup: Setup, budget: Budget, tile: Tile, promised: int) -> ApplyWork:
     job = setup.job
     return ApplyWork(
         source=setup.source, product=Product(absolute(job.output), setup.layout), mask=setup.mask,
-        model=setup.ref, normalisation=setup.normalisation, grid=setup.grid, stitching=setup.mode.NAME,
+        model=setup.ref, normalisation=setup.normalisation, grid=setup.grid, mode=setup.mode,
         assembly=setup.assembly, encoding=setup.encoding, footprint=setup.footprint, tile=tile, batch=job.batch,
         out_channels=setup.model.out_channels, precision=job.precision, device=budget.device,
         threads=budget.threads, promised_bytes=promised, nan=job.nan,
@@ -188,15 +194,14 @@ def _tasks(setup: Setup, audit: AuditWork) -> Iterator[Task]:
 
 def _facts(setup: Setup, tile: Tile, price: Price) -> tuple[tuple[str, str], ...]:
     grid, source, layout, inexact = setup.grid, setup.source, setup.layout, setup.inexact()
-    halo = ", ".join(f"{before}+{after}" for before, after in setup.footprint.halo)
     promise = f"inexact ({inexact})" if inexact else f"equals whole-volume inference{setup.condition()}"
     useful = price.useful_flops / price.flops if price.flops else 1.0
     facts = [
         ("input", f"{source.location}  {plain.by(source.shape)} {source.dtype}, {source.channels} channel(s)"),
         ("product", f"{setup.job.output}  {plain.by(layout.shape)} {layout.dtype}, {layout.channels} channel(s)"),
-        ("stitching", f"{setup.mode.NAME}, {setup.assembly.name}: {promise}"),
+        ("stitching", f"{setup.mode.name}, {setup.assembly.name}: {promise}"),
         ("blocks", f"{len(grid)} of {plain.by(grid.shape)}, tiles of {plain.by(tile)}"),
-        ("halo", f"{halo} voxels, period {plain.by(setup.footprint.period)}"),
+        _context(setup),
         ("read, write", f"{plain.size(price.bytes_read)}, {plain.size(price.bytes_written)} uncompressed"),
         ("compute", f"{price.flops / 1e12:.3g} TFLOP, {useful:.0%} of it useful"),
         ("memory", f"{plain.size(price.worker_bytes)} promised per worker"),
@@ -204,3 +209,12 @@ def _facts(setup: Setup, tile: Tile, price: Price) -> tuple[tuple[str, str], ...
     if price.device_bytes:
         facts.append(("GPU memory", f"{plain.size(price.device_bytes)} promised"))
     return tuple(facts)
+
+
+def _context(setup: Setup) -> tuple[str, str]:
+    footprint = setup.footprint
+    if setup.mode.name == "windows":
+        windows = [axis.window or 1 for axis in footprint.axes]
+        return "window", f"{plain.by(windows)} voxels, token {plain.by(footprint.period)}"
+    halo = ", ".join(f"{before}+{after}" for before, after in footprint.halo)
+    return "halo", f"{halo} voxels, period {plain.by(footprint.period)}"

@@ -1,12 +1,16 @@
 """Everything that `apply` opens, checks and derives before it may be planned; each check is one line to the user.
 
-source, model --> assembly, footprint, encoding --> region, block grid, layout       (apply_plan: tile, price, tasks)
+source, model --> assembly, footprint, mode, encoding --> region, block grid, layout    (apply_plan: tile, price, tasks)
+
+Region, blocks and layout are in voxels of the product, which has the resolution of the network's output.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from volpipe import __version__
 from volpipe.errors import GeometryError, ModelError
@@ -14,16 +18,17 @@ from volpipe.geometry import BlockGrid, Box, Footprint
 from volpipe.jobs import tiling
 from volpipe.jobs.normalise import check_alone, normalisation_from
 from volpipe.models.model import Model, ModelRef, load_model, resolve_model
-from volpipe.models.settle import settle
+from volpipe.models.settle import ByHand, settle
 from volpipe.plan import Plan
-from volpipe.stitching import Assembly, Encoding, mode_named
+from volpipe.stitching import Assembly, Encoding, Mode, mode_of
 from volpipe.volume import Layout, Mask, Source, check_apart, check_place, levels_of, open_source
 from volpipe.volume.multiscale import default_factors
 
 if TYPE_CHECKING:
     from volpipe.jobs.apply import ApplyJob
 
-FORMAT = 1  # of the key: raised when the same key would mean other voxels
+Number = TypeVar("Number", int, float)
+FORMAT = 2  # of the key: raised when the same key would mean other voxels
 VOXEL_SIZE_TOLERANCE = 0.10  # a network trained at another voxel size sees other structures
 
 
@@ -33,7 +38,6 @@ class Setup:
     def __init__(self, job: ApplyJob) -> None:
         self.job = job
         check_alone(job.normalise, job.input_scale, job.input_offset)
-        self.mode = mode_named(job.stitching)
         self.assembly = Assembly(job.assembly, job.axis)
         self.source: Source = open_source(job.input, level=job.level, channel=job.channel, time=job.time)
         check_place(job.output)
@@ -41,11 +45,13 @@ class Setup:
         self.ref: ModelRef = self._model_ref()
         loaded = load_model(self.ref)
         self._check_shape(loaded)
-        self.settled = settle(self.ref, loaded, reads_halo=self.mode.EXACT, allow_inexact=job.allow_inexact)
+        self.settled = settle(self.ref, loaded, halo=self._halo_by_hand(), allow_inexact=job.allow_inexact)
         self.model: Model = replace(loaded, footprint=self.settled.footprint, exactness=self.settled.exactness)
         self._check_exactness()
         self._check_voxel_size()
         self.footprint = self._footprint()
+        self.mode: Mode = mode_of(job.stitching, self.footprint, blend=job.blend, faces=job.faces)
+        self._check_mode()
         self.normalisation = normalisation_from(job.normalise, self.model.normalisation, self.source)
         self.encoding = Encoding(job.output_dtype, job.output_range or self.model.output_range)
         self.mask = self._mask()
@@ -65,6 +71,11 @@ class Setup:
         if ref.kind in ("preset", "checkpoint"):
             return ref
         return replace(ref, ndim=self.assembly.ndim, in_channels=self.source.channels)
+
+    def _halo_by_hand(self) -> ByHand:
+        if self.job.stitching in ("tile", "windows"):
+            return "ignored"
+        return "checked" if self.job.blend is None else "taken"
 
     def _mask(self) -> Mask | None:
         if self.job.mask is None:
@@ -108,19 +119,18 @@ class Setup:
         raise ModelError(f"{self.job.model}: trained at voxels of {_um(trained)}, the volume has {_um(given)}; {hint}")
 
     def _footprint(self) -> Footprint:
-        network = self.model.footprint
-        if network is None and self.mode.EXACT:
+        """On the axes of the volume; of a network that nobody knows, nothing."""
+        return self.assembly.footprint(self.model.footprint or Footprint.pointwise(self.model.ndim))
+
+    def _check_mode(self) -> None:
+        job = self.job
+        if self.model.footprint is None and self.mode.reads_halo:
             raise ModelError(
-                f"{self.job.model}: its footprint is not known ({self.settled.unknown}), and "
-                f"stitching {self.mode.NAME} needs it; give --halo and --period, or --stitching tile"
+                f"{job.model}: its footprint is not known ({self.settled.unknown}), and "
+                f"stitching {self.mode.name} needs it; give --halo and --period, or --stitching tile"
             )
-        lost = 0 if network is None else max(axis.lost for axis in network.axes)
-        if lost and self.mode.PADDED:
-            raise ModelError(f"{self.job.model}: valid convolutions lose {lost} voxels; give --stitching valid")
-        if not lost and not self.mode.PADDED:
-            raise ModelError(f"{self.job.model}: loses no voxels at its faces; give --stitching overlap")
-        return self.assembly.footprint(network or Footprint.from_halo(
-            (0,) * self.model.ndim, self.job.period or (1,) * self.model.ndim))  # fmt: skip
+        if misfit := self.mode.misfit(self.footprint):
+            raise ModelError(f"{job.model}: {misfit}")
 
     # ------------------------------------------------------------------ geometry
 
@@ -133,11 +143,23 @@ class Setup:
         whole = self.mode.region(self.source.shape, self.footprint)
         if self.job.bbox is None:
             return whole
-        box = Box.parse(self.job.bbox)
+        box = self._outputs_of(Box.parse(self.job.bbox))
         if not whole.contains(box):
-            has = "" if self.mode.PADDED else f"; stitching {self.mode.NAME} gives {whole}"
-            raise GeometryError(f"bbox {box}: reaches outside {self.source.location} of shape {self.source.shape}{has}")
+            gives = self.footprint.inputs(whole)
+            has = "" if gives == Box.from_shape(self.source.shape) else f"; stitching {self.mode.name} gives {gives}"
+            raise GeometryError(
+                f"bbox {self.job.bbox}: reaches outside {self.source.location} of shape {self.source.shape}{has}"
+            )
         return box
+
+    def _outputs_of(self, box: Box) -> Box:
+        """The product's voxels that cover a box of the volume."""
+        scale = self.footprint.scale
+        start, stop = (tuple(a * s for a, s in zip(side, scale, strict=True)) for side in (box.start, box.stop))
+        if any(value.denominator != 1 for value in (*start, *stop)):
+            steps = tuple(s.denominator for s in scale)
+            raise GeometryError(f"bbox {box}: a voxel of the product covers {steps} voxels; give multiples of that")
+        return Box(tuple(map(int, start)), tuple(map(int, stop)))
 
     def _block(self) -> tuple[int, ...]:
         block = self.job.block or tiling.default_block(self._region().shape)
@@ -145,14 +167,15 @@ class Setup:
         return block
 
     def _layout(self) -> Layout:
-        start, size = self.grid.region.start, self.voxel_size_um
-        moved = zip(self.source.translation_um, start, size or (1.0, 1.0, 1.0), strict=True)
-        z, y, x = (t + a * s for t, a, s in moved)
+        start, size, scale = self.grid.region.start, self.voxel_size_um, self.footprint.scale
+        moved = zip(self.source.translation_um, start, size or (1.0, 1.0, 1.0), scale, strict=True)
+        # a voxel lies at its centre: the first of the product at that of the voxels it covers
+        z, y, x = (t + float((a + Fraction(1, 2)) / k - Fraction(1, 2)) * s for t, a, s, k in moved)
         return Layout(
             shape=triple(self.grid.region.shape),
             channels=self.encoding.channels(self.model.out_channels),
             dtype=self.encoding.dtype(self.model.out_channels),
-            voxel_size_um=size,
+            voxel_size_um=None if size is None else triple([s / float(k) for s, k in zip(size, scale, strict=True)]),
             translation_um=(z, y, x),
             chunk=triple(tiling.chunk_of(self.grid.shape)),
             shard=triple(self.grid.shape),
@@ -192,7 +215,7 @@ class Setup:
                 "bbox": str(self.grid.region),
                 "block": list(self.grid.shape),
                 "tile": list(tile),
-                "footprint": [asdict(axis) for axis in self.footprint.axes],
+                "footprint": [axis.as_json() for axis in self.footprint.axes],
                 "levels": [list(factors) for factors in self.factors],
             },
         }
@@ -204,7 +227,9 @@ class Setup:
             **self.encoding.attributes(),
             "classes" if self.encoding.name == "labels" else "channels": list(self.model.output_channels),
             "stitching": {
-                "mode": self.mode.NAME,
+                "mode": self.mode.name,
+                "blend": self.job.blend,
+                "faces": self.job.faces if self.mode.name == "valid" else None,
                 "assembly": self.assembly.name,
                 "axis": self.assembly.axis if self.assembly.name == "2d" else None,
                 "inexact": self.inexact(),
@@ -223,12 +248,10 @@ class Setup:
 
     def inexact(self) -> str:
         """Why the product is not the whole-volume result, or "" where the footprint says that it is."""
-        if self.model.exactness:
-            return self.model.exactness
-        return "" if self.mode.EXACT else f"{self.mode.NAME}: tiles see nothing of each other"
+        return self.model.exactness or self.mode.inexact
 
 
-def triple(extent: tuple[int, ...]) -> tuple[int, int, int]:
+def triple(extent: Sequence[Number]) -> tuple[Number, Number, Number]:
     """An extent that has three axes, as the type checker wants it."""
     z, y, x = extent
     return z, y, x

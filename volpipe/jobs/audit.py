@@ -26,7 +26,6 @@ from volpipe.geometry import BlockGrid, Box, Footprint, ceil_to, floor_to
 from volpipe.jobs.apply import ApplyJob
 from volpipe.jobs.fields import Fields
 from volpipe.plan import Budget, Plan, Price, Receipt, Task
-from volpipe.stitching import mode_named
 from volpipe.stitching.audit import SIDE, Finding, Spot, judge, spots, verdict
 from volpipe.volume.layout import blocks_touched
 from volpipe.volume.ledger import changes
@@ -67,30 +66,31 @@ class AuditWork:
 
     def _computed(self, spot: Spot, which: int) -> Any:
         """The encoded voxels of a spot's box, from one of the two tiles that are laid around it."""
-        work, mode = self.apply, mode_named(self.apply.stitching)
-        around = _around if mode.EXACT else _same_tile_around
-        axes = zip(spot.box.start, spot.box.stop, work.tile, work.footprint.period, work.source.shape, strict=True)
+        work, mode = self.apply, self.apply.mode
+        around = _same_tile_around if mode.inexact else _around
+        whole = mode.region(work.source.shape, work.footprint)
+        axes = zip(spot.box.start, spot.box.stop, work.tile, work.footprint.output_period, whole.stop, strict=True)
         start, stop = zip(*(around(*axis, which) for axis in axes), strict=True)
         tiles = [replace(mode.alone(Box(start, stop), work.source.shape, work.footprint), own=spot.box)]
         window, box = work.read(tiles, f"the audit of {spot.box}")
         return work.compute(window, box, tiles, spot.box)
 
 
-def _around(a: int, b: int, tile: int, period: int, volume: int, which: int) -> tuple[int, int]:
-    """[a, b) grown on the period and clipped to the volume: two tiles of different sizes, so that kernels add up in
+def _around(a: int, b: int, tile: int, period: int, end: int, which: int) -> tuple[int, int]:
+    """[a, b) grown on the period and clipped to the product: two tiles of different sizes, so that kernels add up in
     another order, and no larger than the run's by more than three periods."""
     margin = max(period, min((tile - (b - a)) // 2, MARGIN))
     before, after = [(margin, margin), (margin // 2, margin + margin // 2 + period)][which]
-    return max(0, floor_to(a - before, period)), min(volume, ceil_to(b + after, period))
+    return max(0, floor_to(a - before, period)), min(end, ceil_to(b + after, period))
 
 
-def _same_tile_around(a: int, b: int, tile: int, period: int, volume: int, which: int) -> tuple[int, int]:
-    """The same where a tile's size shows in the result: two tiles of the run's size, moved inside the volume."""
+def _same_tile_around(a: int, b: int, tile: int, period: int, end: int, which: int) -> tuple[int, int]:
+    """The same where a tile's size shows in the result: two tiles of the run's size, moved inside the product."""
     before = max(0, tile - (b - a)) // (2, 4)[which]
     start = floor_to(a - before, period)
     size = max(tile, ceil_to(b - start, period))
-    start = max(0, min(start, floor_to(volume - size, period)))
-    return start, min(volume, start + size)
+    start = max(0, min(start, ceil_to(end - size, period)))
+    return start, min(end, start + size)
 
 
 def audit_work(setup: Setup, apply: ApplyWork, count: int | None, seed: int = 0) -> AuditWork:

@@ -2,8 +2,9 @@
 
 process                       python, torch, zarr and dask, imported
 weights                       once per process
-per slot   window             the block's voxels with halo, and its copy while chunks are decoded
+per slot   read               the block's voxels with halo, and its copy while chunks are decoded
            product            the block's encoded core, and its shards while they are compressed
+           summed             its values before they are encoded, where tiles are weighted and added up
            forward            tensors alive at once in one forward pass, its input and output
 """
 
@@ -23,14 +24,15 @@ FORWARD_SCRATCH_BYTES = (
 class BlockMemory:
     """Bytes that one block needs while it is in hand, by what for."""
 
-    window: int
+    read: int
     product: int
     forward: int
+    summed: int = 0
 
     @property
     def host(self) -> int:
         """Without the forward pass: on a GPU that happens elsewhere."""
-        return 2 * self.window + 3 * self.product
+        return 2 * self.read + 3 * self.product + 2 * self.summed  # a tile's weighted part beside the sum
 
     @property
     def compute(self) -> int:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from volpipe.errors import BudgetError, GeometryError
 from volpipe.geometry import BlockGrid, Box, Footprint, ceil_to
-from volpipe.stitching import Mode
+from volpipe.stitching import Mode, read_box
 
 SHARD = 256
 CHUNK = 64
@@ -51,21 +51,23 @@ def chunk_of(block: Sequence[int]) -> tuple[int, ...]:
 
 
 def check_tile(tile: Sequence[int], footprint: Footprint) -> None:
-    """Refuse a tile that is off the period.
+    """Refuse a tile that is off the period, or larger than a fixed window.
 
     Raises:
-        GeometryError: a tile edge is not a multiple of the network's period.
+        GeometryError: names an edge that would do.
     """
-    if len(tile) != 3 or any(t < 1 or t % p for t, p in zip(tile, footprint.period, strict=True)):
-        fit = tuple(ceil_to(max(t, 1), p) for t, p in zip(tile, footprint.period, strict=False))
-        raise GeometryError(
-            f"tile {tuple(tile)}: every edge must be a multiple of the period {footprint.period}; give {fit}"
-        )
+    periods = footprint.output_period
+    if len(tile) != 3 or any(t < 1 or t % p for t, p in zip(tile, periods, strict=True)):
+        fit = tuple(ceil_to(max(t, 1), p) for t, p in zip(tile, periods, strict=False))
+        raise GeometryError(f"tile {tuple(tile)}: every edge must be a multiple of the period {periods}; give {fit}")
+    most = window_tile(tile, footprint)
+    if any(t > m for t, m in zip(tile, most, strict=True)):
+        raise GeometryError(f"tile {tuple(tile)}: a stride is at most the network's window; give {most} or less")
 
 
 def tile_candidates(block: Sequence[int], footprint: Footprint) -> Iterator[tuple[int, ...]]:
     """Tiles from the whole block downwards; each halves the axis that costs the fewest additional halo voxels."""
-    tile = tuple(ceil_to(b, p) for b, p in zip(block, footprint.period, strict=True))
+    tile = tuple(ceil_to(b, p) for b, p in zip(block, footprint.output_period, strict=True))
     while True:
         yield tile
         halves = [half for axis in range(3) if (half := _halved(tile, axis, footprint)) != tile]
@@ -76,27 +78,35 @@ def tile_candidates(block: Sequence[int], footprint: Footprint) -> Iterator[tupl
 
 def standard_tile(block: Sequence[int], footprint: Footprint) -> tuple[int, ...]:
     """At most 128 voxels an axis, on the period: the tile where a budget must not decide."""
-    return tuple(ceil_to(min(b, LARGEST_STANDARD_TILE), p) for b, p in zip(block, footprint.period, strict=True))
+    sides = zip(block, footprint.output_period, strict=True)
+    return window_tile([ceil_to(min(b, LARGEST_STANDARD_TILE), p) for b, p in sides], footprint)
+
+
+def window_tile(tile: Sequence[int], footprint: Footprint) -> tuple[int, ...]:
+    """The tile, with the whole window along axes that have one: strides of a window."""
+    axes = zip(tile, footprint.axes, strict=True)
+    return tuple(t if axis.window is None else int(axis.window * axis.scale) for t, axis in axes)
 
 
 def _halved(tile: tuple[int, ...], axis: int, footprint: Footprint) -> tuple[int, ...]:
-    period, halo = footprint.period[axis], sum(footprint.halo[axis])
+    period, halo = footprint.output_period[axis], sum(footprint.halo[axis])
     smallest = ceil_to(SMALLEST_TILE if halo else 1, period)  # planes of a 2D network have no halo: down to one
     edge = max(smallest, ceil_to(-(-tile[axis] // 2), period))
     return (*tile[:axis], min(edge, tile[axis]), *tile[axis + 1 :])
 
 
 def _overhead(tile: Sequence[int], footprint: Footprint) -> float:
-    return math.prod((t + sum(h)) / t for t, h in zip(tile, footprint.halo, strict=True))
+    sides = zip(tile, footprint.scale, footprint.halo, strict=True)
+    return math.prod(float(1 + sum(halo) * scale / own) for own, scale, halo in sides)
 
 
 @dataclass(frozen=True, slots=True)
 class Reads:
-    """Voxels over a whole region: `tiles` as seen by the network, `windows` as read from the volume."""
+    """Voxels over a whole region: `tiles` as seen by the network, `blocks` as read from the volume."""
 
     tiles: int
-    windows: int
-    largest_window: int
+    blocks: int
+    largest_block: int
     largest_tile: tuple[int, ...]
     smallest_tile: tuple[int, ...]
 
@@ -106,8 +116,8 @@ def reads(mode: Mode, grid: BlockGrid, volume: Sequence[int], tile: Sequence[int
     axes = [_axis_reads(mode, grid, volume[i], tile[i], footprint, i) for i in range(3)]
     return Reads(
         tiles=math.prod(sum(sum(tiles) for tiles, _ in axis) for axis in axes),
-        windows=math.prod(sum(window for _, window in axis) for axis in axes),
-        largest_window=math.prod(max(window for _, window in axis) for axis in axes),
+        blocks=math.prod(sum(block for _, block in axis) for axis in axes),
+        largest_block=math.prod(max(block for _, block in axis) for axis in axes),
         largest_tile=tuple(max(max(tiles) for tiles, _ in axis) for axis in axes),
         smallest_tile=tuple(min(min(tiles) for tiles, _ in axis) for axis in axes),
     )
@@ -121,8 +131,7 @@ def _axis_reads(
     found = []
     for block in line:
         tiles = mode.tiles(block.core, (length,), (tile,), Footprint((footprint.axes[axis],)))
-        ends = min(length, max(t.read.stop[0] for t in tiles))
-        found.append(([t.read.shape[0] for t in tiles], ends - min(t.read.start[0] for t in tiles)))
+        found.append(([t.read.shape[0] for t in tiles], read_box(tiles, (length,), mode.outside).shape[0]))
     return found
 
 

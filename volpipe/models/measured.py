@@ -13,7 +13,6 @@ import contextlib
 import json
 import os
 import tempfile
-from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from volpipe.geometry import AxisFootprint, Footprint
 from volpipe.models.model import Model, ModelRef
 from volpipe.models.probe import Probe, probe
 
-FORMAT = 1  # raised when the probe finds something else
+FORMAT = 2  # raised when the probe finds something else
 
 
 def measured(ref: ModelRef, model: Model) -> Probe:
@@ -53,7 +52,7 @@ def _read(place: Path) -> Probe | None:
         stored = json.loads(place.read_text())
         if stored["versions"] != _versions():
             return None
-        axes = tuple(AxisFootprint(**axis) for axis in stored["axes"])
+        axes = tuple(AxisFootprint.from_json(axis) for axis in stored["axes"])
         scale = tuple(map(Fraction, stored["scale"]))
         return Probe(Footprint(axes) if axes else None, scale, stored["refusal"], "", 0.0)
     except (OSError, ValueError, TypeError, KeyError):
@@ -65,7 +64,7 @@ def _write(place: Path, found: Probe) -> None:
     axes = () if found.footprint is None else found.footprint.axes
     stored = {
         "versions": _versions(),
-        "axes": [asdict(axis) for axis in axes],
+        "axes": [axis.as_json() for axis in axes],
         "scale": [str(scale) for scale in found.scale],
         "refusal": found.refusal,
     }

@@ -10,7 +10,8 @@ In the driver alone: workers are told what was settled.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from volpipe.errors import ModelError
 from volpipe.geometry import Footprint, ceil_to
@@ -18,6 +19,7 @@ from volpipe.models.measured import measured
 from volpipe.models.model import Model, ModelRef, footprint_by_hand
 from volpipe.models.trial import output_shape
 
+ByHand = Literal["ignored", "checked", "taken"]
 TRIED = 64  # voxels; a shorter tile may be refused by a deep network
 ON_TRUST = ", if halo and period as given are right"
 
@@ -39,25 +41,27 @@ class Settled:
     unknown: str = ""
 
 
-def settle(ref: ModelRef, model: Model, *, reads_halo: bool, allow_inexact: bool) -> Settled:
+def settle(ref: ModelRef, model: Model, *, halo: ByHand, allow_inexact: bool) -> Settled:
     """Settle the footprint of a model.
 
     Args:
         ref: with halo and period by hand, if any were given.
         model: loaded.
-        reads_halo: whether the stitching mode does; without, a short halo by hand does no harm.
+        halo: what becomes of one by hand: the stitching mode reads none ("ignored"), rests on it ("checked"), or
+            declares its product inexact for what it is ("taken").
         allow_inexact: take a halo by hand that is too short, and declare it.
 
     Raises:
-        ModelError: the halo by hand is short of the need, or its period no multiple; or the network changes the
-            resolution.
+        ModelError: the halo by hand is short of the need, or its period no multiple.
     """
     given, known = footprint_by_hand(ref, model.ndim), _known(ref, model)
     if known.footprint is None:
         _require_size_kept(ref, model, given)
         return Settled(given, known.exactness, "" if given is None else ON_TRUST, known.unknown)
-    if given is None or not reads_halo or _covers(given, known.footprint):
+    if given is None or halo == "ignored" or _covers(given, known.footprint):
         return known
+    if halo == "taken":
+        return Settled(given, known.exactness)
     short = _short(ref, known.footprint)
     if not allow_inexact:
         raise ModelError(
@@ -75,15 +79,10 @@ def _known(ref: ModelRef, model: Model) -> Settled:
         return Settled(None, model.exactness, unknown=f"the probe failed: {found.failure}")
     if found.refusal:  # a normalisation that the layers tell of is named as such
         return Settled(None, model.exactness or found.refusal, unknown=found.refusal)
-    if found.footprint is None or set(found.scale) != {1}:
-        scale = ", ".join(map(str, found.scale))
-        raise ModelError(
-            f"model {ref.location}: its output has {scale} of the resolution of its input; apply needs a network "
-            "that keeps it: add the upsampling to the network"
-        )
-    if min(axis.lost for axis in found.footprint.axes) < 0:
+    if found.footprint is None or min(axis.lost for axis in found.footprint.axes) < 0:
         raise ModelError(f"model {ref.location}: returns more voxels than it sees; crop them in the network")
-    return Settled(found.footprint)
+    axes = zip(found.footprint.axes, found.scale, strict=True)
+    return Settled(Footprint(tuple(replace(axis, scale=scale) for axis, scale in axes)))
 
 
 def _require_size_kept(ref: ModelRef, model: Model, given: Footprint | None) -> None:

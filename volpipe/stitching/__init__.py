@@ -2,7 +2,8 @@
 
 from volpipe.stitching.assembly import Assembly
 from volpipe.stitching.encoding import Encoding
-from volpipe.stitching.mode import MODES, Mode, Tile, mode_named
-from volpipe.stitching.stitch import stitch, window_box
+from volpipe.stitching.mode import Mode, mode_of
+from volpipe.stitching.stitch import read_box, stitch
+from volpipe.stitching.tile import Tile
 
-__all__ = ["MODES", "Assembly", "Encoding", "Mode", "Tile", "mode_named", "stitch", "window_box"]
+__all__ = ["Assembly", "Encoding", "Mode", "Tile", "mode_of", "read_box", "stitch"]

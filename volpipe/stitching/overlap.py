@@ -10,30 +10,38 @@ Source: Rumberger et al., ICCV 2021; "overlap with padded convolutions" of arXiv
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 from volpipe.geometry import Box, Footprint, lattice_cells
+from volpipe.stitching.misfit import no_window, nothing_lost
+from volpipe.stitching.outside import Outside
 from volpipe.stitching.tile import Tile
 
-NAME = "overlap"
-EXACT = True
-PADDED = True
 
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """A `Mode`."""
 
-def region(volume: Sequence[int], footprint: Footprint) -> Box:
-    """The voxels of the volume that a product can have: all."""
-    return Box.from_shape(volume)
+    name: ClassVar[str] = "overlap"
+    inexact: ClassVar[str] = ""
+    reads_halo: ClassVar[bool] = True
+    outside: ClassVar[Outside] = "edge"
 
+    def misfit(self, footprint: Footprint) -> str:
+        """See `Mode`."""
+        return no_window(footprint) or nothing_lost(footprint)
 
-def tiles(core: Box, volume: Sequence[int], tile: Sequence[int], footprint: Footprint) -> list[Tile]:
-    """The tiles of one block; arguments and result as in `tile_and_stitch.tiles`.
+    def region(self, volume: Sequence[int], footprint: Footprint) -> Box:
+        """See `Mode`: all."""
+        return Box.from_shape(footprint.outputs(volume))
 
-    A cell of the lattice that the core cuts is computed for the core's part alone: the numbers are the same.
-    """
-    return [alone(cell.intersect(core), volume, footprint) for cell in lattice_cells(core, tile)]
+    def tiles(self, core: Box, volume: Sequence[int], tile: Sequence[int], footprint: Footprint) -> list[Tile]:
+        """See `Mode`. A cell that the core cuts is computed for the core's part alone: the numbers are the same."""
+        return [self.alone(cell.intersect(core), volume, footprint) for cell in lattice_cells(core, tile)]
 
-
-def alone(own: Box, volume: Sequence[int], footprint: Footprint) -> Tile:
-    """The tile that owns a box, wherever that lies."""
-    axes = zip(footprint.axes, own.start, own.stop, volume, strict=True)
-    start, stop = zip(*(axis.read(a, b, n) for axis, a, b, n in axes), strict=True)
-    return Tile(own, Box(start, stop))
+    def alone(self, own: Box, volume: Sequence[int], footprint: Footprint) -> Tile:
+        """See `Mode`."""
+        axes = zip(footprint.axes, own.start, own.stop, volume, strict=True)
+        start, stop = zip(*(axis.read(a, b, n) for axis, a, b, n in axes), strict=True)
+        return Tile(own, Box(start, stop), scale=footprint.scale)

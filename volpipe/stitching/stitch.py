@@ -1,4 +1,4 @@
-"""Run a network over the tiles of one block and write each tile's own voxels.
+"""Run a network over the tiles of one block and write each tile's own outputs.
 
 The network is a plain callable: this floor knows no torch, and a test can stitch with a numpy function.
 """
@@ -16,22 +16,25 @@ from numpy.typing import NDArray
 from volpipe.geometry import Box
 from volpipe.stitching.assembly import Assembly
 from volpipe.stitching.encoding import Encoding
+from volpipe.stitching.outside import Outside, cut, seen
 from volpipe.stitching.tile import Tile
 
 Network = Callable[[NDArray[Any]], NDArray[Any]]
 
 
-def window_box(tiles: Iterable[Tile], volume: Sequence[int]) -> Box:
-    """The box to read for these tiles: all that they see, clipped to the volume."""
-    return reduce(Box.hull, (tile.read for tile in tiles)).intersect(Box.from_shape(volume))
+def read_box(tiles: Iterable[Tile], volume: Sequence[int], outside: Outside) -> Box:
+    """The box to read for these tiles: every voxel of the volume that they need."""
+    return reduce(Box.hull, (seen(tile.read, volume, outside) for tile in tiles))
 
 
 def stitch(
-    window: NDArray[Any],
+    voxels: NDArray[Any],
     box: Box,
     tiles: Sequence[Tile],
     network: Network,
     *,
+    volume: Sequence[int],
+    outside: Outside,
     assembly: Assembly,
     encoding: Encoding,
     out: NDArray[Any],
@@ -41,23 +44,40 @@ def stitch(
     """Fill `out` with the network's outputs on the tiles of one block.
 
     Args:
-        window: stored voxels (c, z, y, x) of `box`.
-        box: what `window` covers, in voxels of the volume.
-        tiles: from a mode; read boxes may reach past the window at the volume's end, where the last voxel repeats.
-        network: (n, c, ...) stored voxels -> (n, c', ...) values of the same spatial shape.
+        voxels: as stored (c, z, y, x) of `box`.
+        box: what they cover, in voxels of the volume; holds what the tiles need (`read_box`).
+        tiles: from a mode; either none has weights, or all have.
+        network: (n, c, ...) stored voxels -> (n, c', ...) values, of the spatial shape times the tiles' scale.
+        volume: shape of the volume, beyond which `outside` says what the network sees.
+        outside: of the mode.
         assembly: how the network sees a tile.
-        encoding: values to stored voxels, applied tile by tile.
+        encoding: values to stored voxels, applied tile by tile, or after tiles with weights are summed.
         out: stored voxels (c'', z, y, x) of `core`, written in place.
-        core: the block's core.
+        core: the block's core, in voxels of the product.
         batch: tiles of one shape given to the network together. The composition depends on the tiles alone, so the
             same plan on the same device gives the same bits.
     """
+    total: NDArray[Any] | None = None
     for group in _batches(tiles, batch):
-        stack = np.stack([_cut(window, box, tile.read) for tile in group])
-        values = assembly.run(network, stack)
-        for tile, value in zip(group, values, strict=True):
-            own = tile.own.relative_to(core.start).slices
-            out[(slice(None), *own)] = encoding.encode(value[(slice(None), *tile.crop)])
+        stack = np.stack([cut(voxels, box, tile.read, volume, outside) for tile in group])
+        for tile, values in zip(group, assembly.run(network, stack), strict=True):
+            own = (slice(None), *tile.own.relative_to(core.start).slices)
+            part = values[(slice(None), *tile.crop)]
+            if not tile.weights:
+                out[own] = encoding.encode(part)
+                continue
+            total = np.zeros((len(part), *core.shape), part.dtype) if total is None else total
+            total[own] += _weighted(part, tile.weights)
+    if total is not None:
+        out[...] = encoding.encode(total)
+
+
+def _weighted(values: NDArray[Any], weights: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    for axis, along in enumerate(weights, start=1):
+        shape = [1] * values.ndim
+        shape[axis] = -1
+        values = values * along.astype(values.dtype).reshape(shape)
+    return values
 
 
 def _batches(tiles: Sequence[Tile], batch: int) -> Iterator[list[Tile]]:
@@ -68,12 +88,3 @@ def _batches(tiles: Sequence[Tile], batch: int) -> Iterator[list[Tile]]:
 
 def _shape(tile: Tile) -> tuple[int, ...]:
     return tile.read.shape
-
-
-def _cut(window: NDArray[Any], box: Box, read: Box) -> NDArray[Any]:
-    inside = read.intersect(box)
-    part = window[(slice(None), *inside.relative_to(box.start).slices)]
-    if inside == read:
-        return part
-    missing = [(0, want - have) for want, have in zip(read.stop, inside.stop, strict=True)]
-    return np.pad(part, [(0, 0), *missing], mode="edge")

@@ -1,30 +1,42 @@
-"""A tile: one network input, and the voxels of the product that come from it.
+"""A tile: one network input, and the outputs of the product that come from it.
 
-read   |hhhh[ own  own  own ]hhhh|    own   written; disjoint between tiles, their union is the block's core
-                                      read  seen by the network; may end past the volume, where it is padded
+read   |hhhh[ own  own  own ]hhhh|    own   outputs written; disjoint between tiles unless they are weighted
+                                      read  voxels seen by the network; may reach past the volume, where it is padded
+
+Convention: `read` is in voxels of the volume, `own` in voxels of the product; the two are the same where the network
+keeps the resolution.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from numpy.typing import NDArray
 
 from volpipe.geometry import Box
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Tile:
-    """One network input; both boxes in the voxels of the volume.
+    """One network input.
 
     Attributes:
-        margin: voxels from the start of `read` to the first output, where the network loses some; () for none.
+        first: the voxel of the product that the network gives first where it starts to read at 0; () for 0.
+        scale: output voxels per input voxel, per axis; () for 1.
+        weights: per axis, the share that this tile has in each of its own outputs; () where nobody else has any.
     """
 
     own: Box
     read: Box
-    margin: tuple[int, ...] = ()
+    first: tuple[int, ...] = ()
+    scale: tuple[Fraction, ...] = ()
+    weights: tuple[NDArray[Any], ...] = ()
 
     @property
     def crop(self) -> tuple[slice, ...]:
         """Where `own` lies within the network's output on `read`."""
-        margin = self.margin or (0,) * self.read.ndim
-        return self.own.relative_to(self.read.start).relative_to(margin).slices
+        scale = self.scale or (Fraction(1),) * self.read.ndim
+        read = [int(start * s) for start, s in zip(self.read.start, scale, strict=True)]
+        return self.own.relative_to(self.first or (0,) * self.read.ndim).relative_to(read).slices

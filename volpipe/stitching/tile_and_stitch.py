@@ -9,37 +9,40 @@ the blocks. Source: "tile-and-stitch" of Stitching and dimensionality effects (a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from volpipe.geometry import Box, Footprint, lattice_cells
+from volpipe.stitching.misfit import no_window, nothing_lost
+from volpipe.stitching.outside import Outside
 from volpipe.stitching.tile import Tile
 
-NAME = "tile"
-EXACT = False
-PADDED = True
 
+@dataclass(frozen=True, slots=True)
+class TileAndStitch:
+    """A `Mode`."""
 
-def region(volume: Sequence[int], footprint: Footprint) -> Box:
-    """The voxels of the volume that a product can have: all."""
-    return Box.from_shape(volume)
+    name: ClassVar[str] = "tile"
+    inexact: ClassVar[str] = "tile: tiles see nothing of each other"
+    reads_halo: ClassVar[bool] = False
+    outside: ClassVar[Outside] = "edge"
 
+    def misfit(self, footprint: Footprint) -> str:
+        """See `Mode`."""
+        return no_window(footprint) or nothing_lost(footprint)
 
-def tiles(core: Box, volume: Sequence[int], tile: Sequence[int], footprint: Footprint) -> list[Tile]:
-    """The tiles of one block.
+    def region(self, volume: Sequence[int], footprint: Footprint) -> Box:
+        """See `Mode`: all."""
+        return Box.from_shape(footprint.outputs(volume))
 
-    Args:
-        core: the block's core, in voxels of the volume.
-        volume: the volume's shape.
-        tile: the lattice's cell, a multiple of the period on every axis.
-        footprint: of the network, one entry per axis of the volume.
+    def tiles(self, core: Box, volume: Sequence[int], tile: Sequence[int], footprint: Footprint) -> list[Tile]:
+        """See `Mode`. A tile is computed whole and cropped to the core."""
+        cells = lattice_cells(core, tile)
+        return [replace(self.alone(cell, volume, footprint), own=cell.intersect(core)) for cell in cells]
 
-    Returns:
-        Tiles in C order, whose `own` boxes cover `core`; a tile is computed whole and cropped to the core.
-    """
-    return [replace(alone(cell, volume, footprint), own=cell.intersect(core)) for cell in lattice_cells(core, tile)]
-
-
-def alone(own: Box, volume: Sequence[int], footprint: Footprint) -> Tile:
-    """The tile that owns a box which starts on the period, wherever that lies; it ends where the volume does."""
-    end = tuple(a.admissible(n) for a, n in zip(footprint.axes, volume, strict=True))
-    return Tile(own, Box(own.start, tuple(min(b, e) for b, e in zip(own.stop, end, strict=True))))
+    def alone(self, own: Box, volume: Sequence[int], footprint: Footprint) -> Tile:
+        """See `Mode`: the box starts on the period; the tile ends where the padded volume does."""
+        inputs = footprint.inputs(own)
+        end = tuple(axis.admissible(n) for axis, n in zip(footprint.axes, volume, strict=True))
+        read = Box(inputs.start, tuple(min(b, e) for b, e in zip(inputs.stop, end, strict=True)))
+        return Tile(own, read, scale=footprint.scale)
