@@ -18,18 +18,22 @@ if TYPE_CHECKING:
     from volpipe.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
     from volpipe.models.generator import GeneratorArchitecture
     from volpipe.models.layers import initialise
+    from volpipe.models.mae import MAEArchitecture
     from volpipe.models.model import Model, ModelRef, load_model, resolve_model
     from volpipe.models.normalisation import Normalisation
     from volpipe.models.presets import preset, preset_names
+    from volpipe.models.siamese import SiameseArchitecture
     from volpipe.models.unet import UNetArchitecture
 
 _HOMES = {
     "Architecture": "architecture",
     "Checkpoint": "checkpoint",
     "GeneratorArchitecture": "generator",
+    "MAEArchitecture": "mae",
     "Model": "model",
     "ModelRef": "model",
     "Normalisation": "normalisation",
+    "SiameseArchitecture": "siamese",
     "UNetArchitecture": "unet",
     "initialise": "layers",
     "load_checkpoint": "checkpoint",
@@ -44,9 +48,11 @@ __all__ = [
     "Architecture",
     "Checkpoint",
     "GeneratorArchitecture",
+    "MAEArchitecture",
     "Model",
     "ModelRef",
     "Normalisation",
+    "SiameseArchitecture",
     "UNetArchitecture",
     "initialise",
     "load_checkpoint",

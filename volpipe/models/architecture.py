@@ -17,6 +17,8 @@ from volpipe.errors import ModelError
 from volpipe.geometry import Footprint
 from volpipe.models.generator import GeneratorArchitecture
 from volpipe.models.layers import initialise
+from volpipe.models.mae import MAEArchitecture, MaskToken
+from volpipe.models.siamese import SiameseArchitecture
 from volpipe.models.unet import UNetArchitecture
 
 
@@ -58,8 +60,10 @@ class Architecture(Protocol):
         ...
 
 
-KINDS: dict[str, type[UNetArchitecture | GeneratorArchitecture]] = {
-    architecture.kind: architecture for architecture in (UNetArchitecture, GeneratorArchitecture)
+Ours = UNetArchitecture | GeneratorArchitecture | MAEArchitecture | SiameseArchitecture
+KINDS: dict[str, type[Ours]] = {
+    architecture.kind: architecture
+    for architecture in (UNetArchitecture, GeneratorArchitecture, MAEArchitecture, SiameseArchitecture)
 }
 
 
@@ -69,12 +73,12 @@ def build_random(architecture: Architecture, seed: int) -> nn.Module:
 
 
 def build_empty(architecture: Architecture) -> nn.Module:
-    """A network on the CPU; its convolutions hold no values yet, its norms are as torch starts them."""
+    """A network on the CPU; its linear layers hold no values yet, its norms are as torch starts them."""
     with torch.device("meta"):
         network = architecture.build()
     network.to_empty(device="cpu")
     for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._NormBase | nn.GroupNorm):
+        if isinstance(module, nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm | MaskToken):
             module.reset_parameters()
     return network
 

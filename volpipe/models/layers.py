@@ -167,16 +167,20 @@ def initialise(network: nn.Module, seed: int = 0) -> nn.Module:
     """
     generator = torch.Generator().manual_seed(seed)
     for name, module in network.named_modules():
-        if isinstance(module, nn.modules.conv._ConvNd):
+        if isinstance(module, nn.modules.conv._ConvNd | nn.Linear):
             growth = getattr(network, "variance_growth", 1.0) if name == "head" else 1.0
-            std = math.sqrt(2 / _fan_in(module) / growth)
+            gain = 2 if isinstance(module, nn.modules.conv._ConvNd) else 1  # ReLU halves; no linear layer precedes one
+            std = math.sqrt(gain / _fan_in(module) / growth)
             nn.init.normal_(module.weight, std=std, generator=generator)
             if module.bias is not None:
                 nn.init.normal_(module.bias, std=0.1, generator=generator)
     return network
 
 
-def _fan_in(conv: nn.modules.conv._ConvNd) -> float:
+def _fan_in(layer: nn.modules.conv._ConvNd | nn.Linear) -> float:
     """Products summed in one output value; a transposed convolution uses one in `stride` of its taps."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features
+    conv = layer
     taps = math.prod(conv.kernel_size) / (math.prod(conv.stride) if conv.transposed else 1)
     return conv.in_channels // conv.groups * taps

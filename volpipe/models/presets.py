@@ -1,8 +1,9 @@
 """Architectures by name; the only place where their numbers stand.
 
-Every preset can be tiled exactly. The papers' instance normalisation is `preset("resnet9_2d",
-norm="instance")`. "preset:NAME" or "preset:NAME_w8" (another width) as a model's location gives random
-weights, the same everywhere: for benchmarks and tests.
+Every preset can be tiled exactly, but for those with a fixed window (`mae3d`, `siamese3d`), whose manuscript states no
+width or depth: those here are ours. The papers' instance normalisation is `preset("resnet9_2d", norm="instance")`.
+"preset:NAME" or "preset:NAME_w8" (another width) as a model's location gives random weights, the same everywhere: for
+benchmarks and tests.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from dataclasses import replace
 from typing import Any
 
 from volpipe.errors import ModelError
-from volpipe.models.architecture import Architecture, build_random
+from volpipe.models.architecture import Architecture, Ours, build_random
 from volpipe.models.checkpoint import Checkpoint
 from volpipe.models.generator import GeneratorArchitecture
+from volpipe.models.mae import MAEArchitecture
 from volpipe.models.normalisation import Normalisation
+from volpipe.models.siamese import SiameseArchitecture
 from volpipe.models.unet import UNetArchitecture
 
 RANDOM_SEED = 0
@@ -26,7 +29,7 @@ KEEP_Z = (
 )  # for sections thicker than wide: the first poolings leave z alone until voxels are near cubes
 HALVE = (2, 2, 2)
 
-PRESETS: dict[str, UNetArchitecture | GeneratorArchitecture] = {
+PRESETS: dict[str, Ours] = {
     "unet2d_l4": UNetArchitecture(2, levels=4, width=32),
     "unet2d_l5": UNetArchitecture(2, levels=5, width=32),
     "unet2d_l4_valid": UNetArchitecture(2, levels=4, width=32, padding="valid"),
@@ -39,6 +42,13 @@ PRESETS: dict[str, UNetArchitecture | GeneratorArchitecture] = {
     "resnet9_2d": GeneratorArchitecture(2, blocks=9, width=64),
     "resnet6_3d": GeneratorArchitecture(3, blocks=6, width=32),
     "resnet9_3d": GeneratorArchitecture(3, blocks=9, width=32),
+    "mae3d_p4": MAEArchitecture(3, patch=4),
+    "mae3d_p8": MAEArchitecture(3, patch=8),
+    "mae3d_p4_embedding": MAEArchitecture(3, patch=4, output="embedding"),
+    "mae3d_p8_embedding": MAEArchitecture(3, patch=8, output="embedding"),
+    "siamese3d_similarity": SiameseArchitecture(output="similarity"),
+    "siamese3d_upper": SiameseArchitecture(output="upper"),
+    "siamese3d_lower": SiameseArchitecture(output="lower"),
 }
 
 
