@@ -104,8 +104,12 @@ def _step(factor: float) -> Fault:
 
 
 def _short(work: ApplyWork, right: NDArray[Any]) -> NDArray[Any]:
-    less = [AxisFootprint(a.need_before - a.period, a.need_after - a.period, a.period) for a in work.footprint.axes]
-    return _computed(replace(work, footprint=Footprint(tuple(less))), work.grid[FAULTY].core)
+    less = [
+        AxisFootprint(a.need_before - a.period, a.need_after - a.period, a.period)
+        for a in work.inference.footprint.axes
+    ]
+    short = replace(work.inference, footprint=Footprint(tuple(less)))
+    return _computed(replace(work, inference=short), work.grid[FAULTY].core)
 
 
 def _shifted(work: ApplyWork, right: NDArray[Any]) -> NDArray[Any]:
@@ -114,9 +118,8 @@ def _shifted(work: ApplyWork, right: NDArray[Any]) -> NDArray[Any]:
 
 def _computed(work: ApplyWork, core: Box) -> NDArray[Any]:
     """What a work makes of a box, not stored."""
-    tiles = work.mode.tiles(core, work.source.shape, work.tile, work.footprint)
-    window, box = work.read(tiles, "the benchmark")
-    return work.compute(window, box, tiles, core)
+    tiles = work.inference.tiles(core)
+    return work.inference(*work.read(tiles, "the benchmark"), tiles, core)
 
 
 if __name__ == "__main__":

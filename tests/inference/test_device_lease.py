@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from volpipe.geometry import BlockGrid, Box, Footprint
-from volpipe.jobs import apply_work
+from volpipe.inference import block
+from volpipe.jobs.apply_work import ApplyWork
 from volpipe.models.normalisation import Normalisation
 from volpipe.stitching import Assembly, Encoding
+from volpipe.stitching.overlap import Overlap
 
 SHAPE, SLOTS = (8, 8, 48), 3
 
@@ -63,14 +65,15 @@ def run_blocks(monkeypatch):
             with phases.phase("compute"):
                 return stored.astype("float32")
 
-        monkeypatch.setattr(apply_work, "predictor", lambda *arguments: network)
+        monkeypatch.setattr(block, "predictor", lambda *arguments: network)
         volume = Volume(phases)
-        work = apply_work.ApplyWork(
-            source=volume, product=volume, mask=None, model=None, normalisation=Normalisation.identity(1),
-            grid=BlockGrid(Box.from_shape(SHAPE), (8, 8, 8)), stitching="overlap", assembly=Assembly("3d", "z"),
-            encoding=Encoding("float32", None), footprint=Footprint.from_halo((0, 0, 0), (1, 1, 1)), tile=(8, 8, 8),
-            batch=1, out_channels=1, precision="fp32", device=device, threads=1, promised_bytes=2**40, nan=None,
+        inference = block.BlockInference(
+            volume=SHAPE, model=None, normalisation=Normalisation.identity(1), mode=Overlap(),
+            assembly=Assembly("3d", "z"), encoding=Encoding("float32", None),
+            footprint=Footprint.from_halo((0, 0, 0), (1, 1, 1)), tile=(8, 8, 8), batch=1, out_channels=1,
+            precision="fp32", device=device, threads=1, promised_bytes=2**40, nan=None,
         )  # fmt: skip
+        work = ApplyWork(volume, volume, None, BlockGrid(Box.from_shape(SHAPE), (8, 8, 8)), inference)
         with ThreadPoolExecutor(SLOTS) as slots:
             list(slots.map(work, range(6)))
         return phases

@@ -93,7 +93,7 @@ def test_a_halo_one_period_short_is_found(volume, noise, tmp_path, model, option
     job.begin(plan, fresh=True, replace=False)
     work = plan.works["apply"]
     for item in range(len(work.grid)):
-        replace(work, footprint=short(work.footprint))(item)
+        replace(work, inference=replace(work.inference, footprint=short(work.inference.footprint)))(item)
     found = outcome(job._setup, plan.works["audit"], findings(replace(plan.works["audit"], apply=work)))
     assert found[0]["exact"] is (model == RESNET and options is UINT8)  # its 1e-3 std is less than a level of uint8
 

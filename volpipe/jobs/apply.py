@@ -11,11 +11,12 @@ The product does not depend on workers or memory: the block follows from the vol
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator
 
-from volpipe.jobs.fields import Fields, one_for_three, one_number
+from volpipe.jobs.fields import one_for_three
+from volpipe.jobs.network_options import NetworkOptions
 from volpipe.plan import Budget, Plan
 
 if TYPE_CHECKING:
@@ -25,62 +26,17 @@ if TYPE_CHECKING:
 # come at once.
 
 
-class ApplyJob(Fields):
+class ApplyJob(NetworkOptions):
     """Apply a network to a volume, block by block."""
 
     input: str = Field(description="The volume: OME-Zarr, zarr, N5, precomputed, HDF5 (file.h5:/path) or TIFF.")
     output: str = Field(description="The product, an OME-Zarr 0.5 group that does not exist yet.")
-    model: str = Field(
-        description="A checkpoint (.safetensors), .pt2, TorchScript .pt, package.module:factory or preset:NAME."
-    )
-    weights: str | None = Field(None, description="Weights (.safetensors) of a package.module:factory model.")
-    trust_code: bool = Field(False, description="Run the code of a package.module:factory model.")
-    halo: tuple[int, ...] | None = Field(
-        None, description="Context of a user's own model, voxels per axis of the model; measured if not given."
-    )
-    period: tuple[int, ...] | None = Field(
-        None, description="Alignment of a user's own model, voxels per axis of the model; measured if not given."
-    )
-    allow_inexact: bool = Field(
-        False, description="Take a --halo that is too short, or a network that no halo makes exact, and declare it."
-    )
-    input_scale: float = Field(1.0, description="A user's own model sees stored value x scale + offset.")
-    input_offset: float = Field(0.0, description="A user's own model sees stored value x scale + offset.")
-    normalise: str = Field(
-        "model", description="model, range:LOW,HIGH, mean-std:MEAN,STD, percentiles:P,Q or standard."
-    )
-    norm: Literal["refuse", "per-tile"] = Field("refuse", description="What to do with instance and group norm.")
-    stitching: Literal["overlap", "tile", "valid", "windows"] | None = Field(
-        None,
-        description="overlap equals whole-volume inference, valid does for networks without padding, windows is for "
-        "networks that take one length only, tile has seams; by the network if not given.",
-    )
-    blend: Literal["linear", "hann", "gaussian"] | None = Field(
-        None, description="With overlap: weigh the rims of tiles instead of cropping them, declared inexact."
-    )
-    faces: Literal["crop", "reflect"] = Field(
-        "crop", description="With valid: a product smaller than the volume, or the network on the volume in a mirror."
-    )
-    assembly: Literal["3d", "2d", "orthoslice"] = Field(
-        "3d", description="3d; 2d: plane by plane across an axis; orthoslice: the mean of 2d across z, y and x."
-    )
-    axis: Literal["z", "y", "x"] = Field("z", description="The axis that 2d planes are cut across.")
-    precision: Literal["fp32", "bf16", "fp16", "fp64"] = Field("fp32", description="What the network computes in.")
-    output_dtype: Literal["float32", "float16", "uint8", "labels", "float64"] = Field(
-        "float32", description="What is stored."
-    )
-    output_range: tuple[float, float] | None = Field(None, description="Values that 0 and 255 stand for under uint8.")
     block: tuple[int, int, int] | None = Field(None, description="Core of a block z, y, x: one shard of the product.")
-    tile: tuple[int, int, int] | None = Field(
-        None, description="Own voxels of a tile z, y, x, on the volume's lattice; with windows the stride."
-    )
-    batch: int = Field(1, ge=1, description="Tiles of one shape given to the network together.")
     bbox: str | None = Field(None, description="z0:z1,y0:y1,x0:x1: the part of the volume to make.")
     mask: str | None = Field(None, description="A volume of any resolution; blocks where it is zero are skipped.")
     level: int | None = Field(None, ge=0, description="Level of a multiscale input; 0 is the finest.")
     channel: int | None = Field(None, ge=0, description="Channel of the input; all if not given.")
     time: int | None = Field(None, ge=0, description="Time point of the input.")
-    nan: float | None = Field(None, description="Replaces NaN and infinity in the input; refused if not given.")
     voxel_size_um: tuple[float, float, float] | None = Field(
         None, description="Of the input z, y, x, where it states none."
     )
@@ -89,12 +45,9 @@ class ApplyJob(Fields):
     )
     pyramid: bool = Field(True, description="Build the coarser levels of the product.")
 
-    _per_model_axis = field_validator(
-        "halo", "period", mode="before", json_schema_input_type=int | tuple[int, ...] | None
-    )(one_number)
-    _extents = field_validator(
-        "block", "tile", mode="before", json_schema_input_type=int | tuple[int, int, int] | None
-    )(one_for_three)
+    _extents = field_validator("block", mode="before", json_schema_input_type=int | tuple[int, int, int] | None)(
+        one_for_three
+    )
     _sizes = field_validator(
         "voxel_size_um", mode="before", json_schema_input_type=float | tuple[float, float, float] | None
     )(one_for_three)

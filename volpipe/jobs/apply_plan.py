@@ -176,14 +176,8 @@ def _block_fits(setup: Setup, budget: Budget, block: Tile) -> bool:
 
 
 def _work(setup: Setup, budget: Budget, tile: Tile, promised: int) -> ApplyWork:
-    job = setup.job
-    return ApplyWork(
-        source=setup.source, product=Product(absolute(job.output), setup.layout), mask=setup.mask,
-        model=setup.ref, normalisation=setup.normalisation, grid=setup.grid, mode=setup.mode,
-        assembly=setup.assembly, encoding=setup.encoding, footprint=setup.footprint, tile=tile, batch=job.batch,
-        out_channels=setup.model.out_channels, precision=job.precision, device=budget.device,
-        threads=budget.threads, promised_bytes=promised, nan=job.nan,
-    )  # fmt: skip
+    product, inference = Product(absolute(setup.job.output), setup.layout), setup.inference(tile, budget, promised)
+    return ApplyWork(setup.source, product, setup.mask, setup.grid, inference)
 
 
 def _tasks(setup: Setup, audit: AuditWork) -> Iterator[Task]:

@@ -1,6 +1,6 @@
 """Everything that `apply` opens, checks and derives before it may be planned; each check is one line to the user.
 
-source, model --> assembly, footprint, mode, encoding --> region, block grid, layout    (apply_plan: tile, price, tasks)
+source --> fit (fit.py) --> region, block grid, layout --> key, attributes           (apply_plan: tile, price, tasks)
 
 Region, blocks and layout are in voxels of the product, which has the resolution of the network's output.
 """
@@ -8,21 +8,19 @@ Region, blocks and layout are in voxels of the product, which has the resolution
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from volpipe import __version__
 from volpipe.errors import GeometryError, ModelError
-from volpipe.geometry import BlockGrid, Box, Footprint
+from volpipe.geometry import BlockGrid, Box
 from volpipe.jobs import tiling
-from volpipe.jobs.normalise import check_alone, normalisation_from
-from volpipe.models.model import Model, ModelRef, load_model, resolve_model
-from volpipe.models.settle import ByHand, settle
+from volpipe.jobs.fit import Fit
 from volpipe.plan import Plan
-from volpipe.stitching import Assembly, Encoding, Mode, mode_of
 from volpipe.volume import Layout, Mask, Source, check_apart, check_place, levels_of, open_source
 from volpipe.volume.multiscale import default_factors
+from volpipe.volume.statistics import load_statistics
 
 if TYPE_CHECKING:
     from volpipe.jobs.apply import ApplyJob
@@ -32,28 +30,18 @@ FORMAT = 2  # of the key: raised when the same key would mean other voxels
 VOXEL_SIZE_TOLERANCE = 0.10  # a network trained at another voxel size sees other structures
 
 
-class Setup:
+class Setup(Fit):
     """A checked `ApplyJob`: what it reads, what it makes, and how."""
 
     def __init__(self, job: ApplyJob) -> None:
         self.job = job
-        check_alone(job.normalise, job.input_scale, job.input_offset)
-        self.assembly = Assembly(job.assembly, job.axis)
         self.source: Source = open_source(job.input, level=job.level, channel=job.channel, time=job.time)
         check_place(job.output)
         check_apart(job.output, self.source.location)
-        self.ref: ModelRef = self._model_ref()
-        loaded = load_model(self.ref)
-        self._check_shape(loaded)
-        self.settled = settle(self.ref, loaded, halo=self._halo_by_hand(), allow_inexact=job.allow_inexact)
-        self.model: Model = replace(loaded, footprint=self.settled.footprint, exactness=self.settled.exactness)
-        self._check_exactness()
+        super().__init__(
+            job, self.source.shape, self.source.channels, self.source.location, lambda: load_statistics(self.source)
+        )
         self._check_voxel_size()
-        self.footprint = self._footprint()
-        self.mode: Mode = mode_of(job.stitching, self.footprint, blend=job.blend, faces=job.faces)
-        self._check_mode()
-        self.normalisation = normalisation_from(job.normalise, self.model.normalisation, self.source)
-        self.encoding = Encoding(job.output_dtype, job.output_range or self.model.output_range)
         self.mask = self._mask()
         self.grid = BlockGrid(self._region(), self._block())
         self.layout = self._layout()
@@ -61,49 +49,12 @@ class Setup:
 
     # ------------------------------------------------------------------ checks
 
-    def _model_ref(self) -> ModelRef:
-        """A user's model is first tried on what the volume has; ours say what they take."""
-        job = self.job
-        ref = resolve_model(
-            job.model, weights=job.weights, trust_code=job.trust_code, halo=job.halo, period=job.period,
-            input_scale=job.input_scale, input_offset=job.input_offset,
-        )  # fmt: skip
-        if ref.kind in ("preset", "checkpoint"):
-            return ref
-        return replace(ref, ndim=self.assembly.ndim, in_channels=self.source.channels)
-
-    def _halo_by_hand(self) -> ByHand:
-        if self.job.stitching in ("tile", "windows"):
-            return "ignored"
-        return "checked" if self.job.blend is None else "taken"
-
     def _mask(self) -> Mask | None:
         if self.job.mask is None:
             return None
         source = open_source(self.job.mask)
         check_apart(self.job.output, source.location)
         return Mask(source, self.source.shape, self.voxel_size_um)
-
-    def _check_shape(self, model: Model) -> None:
-        name = self.job.model
-        if model.ndim != self.assembly.ndim:
-            other = "2d" if model.ndim == 2 else "3d"
-            raise ModelError(
-                f"{name}: a {model.ndim}D network under --assembly {self.assembly.name}; give --assembly {other}"
-            )
-        if model.in_channels != self.source.channels:
-            raise ModelError(
-                f"{name}: takes {model.in_channels} channels, {self.source.location} has {self.source.channels}; "
-                "pick one with --channel or give another model"
-            )
-
-    def _check_exactness(self) -> None:
-        job, exactness = self.job, self.model.exactness
-        if exactness and job.norm == "refuse" and not job.allow_inexact:
-            raise ModelError(
-                f"{job.model}: {exactness}; no halo makes its tiles equal whole-volume inference; give --norm per-tile "
-                "for a normalisation, or --allow-inexact for anything else, to run it all the same, declared inexact"
-            )
 
     def _check_voxel_size(self) -> None:
         trained, given = self.model.voxel_size_um, self.voxel_size_um
@@ -117,20 +68,6 @@ class Setup:
         elif nearest is not None:
             hint = f"the nearest is level {nearest[0]} with {_um(nearest[1])}; {hint}"
         raise ModelError(f"{self.job.model}: trained at voxels of {_um(trained)}, the volume has {_um(given)}; {hint}")
-
-    def _footprint(self) -> Footprint:
-        """On the axes of the volume; of a network that nobody knows, nothing."""
-        return self.assembly.footprint(self.model.footprint or Footprint.pointwise(self.model.ndim))
-
-    def _check_mode(self) -> None:
-        job = self.job
-        if self.model.footprint is None and self.mode.reads_halo:
-            raise ModelError(
-                f"{job.model}: its footprint is not known ({self.settled.unknown}), and "
-                f"stitching {self.mode.name} needs it; give --halo and --period, or --stitching tile"
-            )
-        if misfit := self.mode.misfit(self.footprint):
-            raise ModelError(f"{job.model}: {misfit}")
 
     # ------------------------------------------------------------------ geometry
 
@@ -241,14 +178,6 @@ class Setup:
                 **plan.key,
             },
         }
-
-    def condition(self) -> str:
-        """What the promise rests on where the network could not be probed: halo and period by hand; else ""."""
-        return self.settled.condition
-
-    def inexact(self) -> str:
-        """Why the product is not the whole-volume result, or "" where the footprint says that it is."""
-        return self.model.exactness or self.mode.inexact
 
 
 def triple(extent: Sequence[Number]) -> tuple[Number, Number, Number]:

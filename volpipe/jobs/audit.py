@@ -55,25 +55,26 @@ class AuditWork:
 
     def __call__(self, item: int) -> Receipt:
         """Read what is stored, compute it twice, compare."""
-        spot, grid = self.spots[item], self.apply.grid
+        spot, inference = self.spots[item], self.apply.inference
         began = time.perf_counter()
-        stored = self.apply.product.read(spot.box.relative_to(grid.region.start))
+        stored = self.apply.product.read(self.apply.place(spot.box))
         read = time.perf_counter()
         again, other = (self._computed(spot, which) for which in (0, 1))
-        finding = judge(spot, stored, again, other, self.apply.encoding.name, self.apply.precision)
+        finding = judge(spot, stored, again, other, inference.encoding.name, inference.precision)
         seconds = {"read": read - began, "compute": time.perf_counter() - read}
         return Receipt(NAME, item, seconds=seconds, bytes_read=stored.nbytes, value=[asdict(finding)])
 
     def _computed(self, spot: Spot, which: int) -> Any:
         """The encoded voxels of a spot's box, from one of the two tiles that are laid around it."""
-        work, mode = self.apply, self.apply.mode
+        inference = self.apply.inference
+        mode, volume, footprint = inference.mode, inference.volume, inference.footprint
         around = _same_tile_around if mode.inexact else _around
-        whole = mode.region(work.source.shape, work.footprint)
-        axes = zip(spot.box.start, spot.box.stop, work.tile, work.footprint.output_period, whole.stop, strict=True)
+        end = mode.region(volume, footprint).stop
+        axes = zip(spot.box.start, spot.box.stop, inference.tile, footprint.output_period, end, strict=True)
         start, stop = zip(*(around(*axis, which) for axis in axes), strict=True)
-        tiles = [replace(mode.alone(Box(start, stop), work.source.shape, work.footprint), own=spot.box)]
-        window, box = work.read(tiles, f"the audit of {spot.box}")
-        return work.compute(window, box, tiles, spot.box)
+        tiles = [replace(mode.alone(Box(start, stop), volume, footprint), own=spot.box)]
+        voxels, box = self.apply.read(tiles, f"the audit of {spot.box}")
+        return inference(voxels, box, tiles, spot.box)
 
 
 def _around(a: int, b: int, tile: int, period: int, end: int, which: int) -> tuple[int, int]:
@@ -100,12 +101,13 @@ def audit_work(setup: Setup, apply: ApplyWork, count: int | None, seed: int = 0)
         count: of boxes; None chooses by the number of tiles.
         seed: other boxes for another seed.
     """
-    faces = _faces(setup, apply.tile)
+    tile = apply.inference.tile
+    faces = _faces(setup, tile)
     if count is None:
         tiles = math.prod(1 + len(there) for there in faces)
         count = min(max(tiles // TILES_A_BOX, FEWEST), MOST)
-    content = json.dumps(setup.key(apply.tile), sort_keys=True, default=str).encode()
-    sides = [min(SIDE, max(1, tile // 2)) for tile in apply.tile]
+    content = json.dumps(setup.key(tile), sort_keys=True, default=str).encode()
+    sides = [min(SIDE, max(1, edge // 2)) for edge in tile]
 
     def made(box: Box) -> bool:
         return not any(apply.skips(block.number) for block in blocks_touched(apply.grid, box))

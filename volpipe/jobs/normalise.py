@@ -9,16 +9,25 @@ standard                    as mean-std, from the same statistics
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from volpipe.errors import ConfigError
 from volpipe.models.normalisation import Normalisation
-from volpipe.volume import Source
-from volpipe.volume.statistics import Statistics, load_statistics
+from volpipe.volume.statistics import Statistics
 
 FORMS = "model, range:LOW,HIGH, mean-std:MEAN,STD, percentiles:P,Q or standard"
 
 
-def normalisation_from(text: str, of_model: Normalisation, source: Source) -> Normalisation:
+def normalisation_from(
+    text: str, of_model: Normalisation, channels: int, statistics: Callable[[], Statistics]
+) -> Normalisation:
     """Read `--normalise`.
+
+    Args:
+        text: one of the forms above.
+        of_model: what the model states.
+        channels: of the volume.
+        statistics: of the volume; called for the forms that need them.
 
     Raises:
         ConfigError: the text is none of the forms above.
@@ -29,10 +38,13 @@ def normalisation_from(text: str, of_model: Normalisation, source: Source) -> No
     if kind == "model" and not numbers:
         return of_model
     if kind == "standard" and not numbers:
-        statistics = load_statistics(source)
-        return Normalisation.from_mean_std(statistics.mean, statistics.std)
+        found = statistics()
+        return Normalisation.from_mean_std(found.mean, found.std)
+    if len(numbers) == 2 and kind == "percentiles" and 0 <= numbers[0] < numbers[1] <= 100:
+        found = statistics()
+        return Normalisation.from_range(found.percentile(numbers[0]), found.percentile(numbers[1]))
     if len(numbers) == 2:
-        return _from_pair(kind, numbers[0], numbers[1], text, source)
+        return _from_pair(kind, numbers[0], numbers[1], text, channels)
     raise _unknown(text)
 
 
@@ -49,15 +61,11 @@ def check_alone(text: str, scale: float, offset: float) -> None:
         )
 
 
-def _from_pair(kind: str, first: float, second: float, text: str, source: Source) -> Normalisation:
-    channels = source.channels
+def _from_pair(kind: str, first: float, second: float, text: str, channels: int) -> Normalisation:
     if kind == "range" and first < second:
         return Normalisation.from_range((first,) * channels, (second,) * channels)
     if kind == "mean-std" and second > 0:
         return Normalisation.from_mean_std((first,) * channels, (second,) * channels)
-    if kind == "percentiles" and 0 <= first < second <= 100:
-        statistics: Statistics = load_statistics(source)
-        return Normalisation.from_range(statistics.percentile(first), statistics.percentile(second))
     raise _unknown(text)
 
 

@@ -1,0 +1,126 @@
+"""A network fitted to a volume: loaded, its footprint settled, its stitching chosen; each check is one line.
+
+options, shape, channels --> model --> assembly, footprint, mode, normalisation, encoding
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from volpipe.errors import ModelError
+from volpipe.geometry import Footprint
+from volpipe.inference.block import BlockInference
+from volpipe.jobs.network_options import NetworkOptions
+from volpipe.jobs.normalise import check_alone, normalisation_from
+from volpipe.models.model import Model, ModelRef, load_model, resolve_model
+from volpipe.models.settle import ByHand, settle
+from volpipe.plan import Budget
+from volpipe.stitching import Assembly, Encoding, Mode, mode_of
+from volpipe.volume.statistics import Statistics
+
+
+class Fit:
+    """A network that can be applied to a volume.
+
+    Args:
+        options: what the user said.
+        shape: of the volume, z, y, x.
+        channels: of the volume.
+        where: the volume, as errors name it.
+        statistics: of the volume; called only where the normalisation asks for them.
+    """
+
+    def __init__(
+        self,
+        options: NetworkOptions,
+        shape: tuple[int, ...],
+        channels: int,
+        where: str,
+        statistics: Callable[[], Statistics],
+    ) -> None:
+        check_alone(options.normalise, options.input_scale, options.input_offset)
+        self.options, self.shape, self.channels, self.where = options, shape, channels, where
+        self.assembly = Assembly(options.assembly, options.axis)
+        self.ref: ModelRef = self._model_ref()
+        loaded = load_model(self.ref)
+        self._check_shape(loaded)
+        self.settled = settle(self.ref, loaded, halo=self._halo_by_hand(), allow_inexact=options.allow_inexact)
+        self.model: Model = replace(loaded, footprint=self.settled.footprint, exactness=self.settled.exactness)
+        self._check_exactness()
+        self.footprint = self._footprint()
+        self.mode: Mode = mode_of(options.stitching, self.footprint, blend=options.blend, faces=options.faces)
+        self._check_mode()
+        self.normalisation = normalisation_from(options.normalise, self.model.normalisation, channels, statistics)
+        self.encoding = Encoding(options.output_dtype, options.output_range or self.model.output_range)
+
+    def _model_ref(self) -> ModelRef:
+        """A user's model is first tried on what the volume has; ours say what they take."""
+        options = self.options
+        ref = resolve_model(
+            options.model, weights=options.weights, trust_code=options.trust_code, halo=options.halo,
+            period=options.period, input_scale=options.input_scale, input_offset=options.input_offset,
+        )  # fmt: skip
+        if ref.kind in ("preset", "checkpoint"):
+            return ref
+        return replace(ref, ndim=self.assembly.ndim, in_channels=self.channels)
+
+    def _halo_by_hand(self) -> ByHand:
+        if self.options.stitching in ("tile", "windows"):
+            return "ignored"
+        return "checked" if self.options.blend is None else "taken"
+
+    def _check_shape(self, model: Model) -> None:
+        name = self.options.model
+        if model.ndim != self.assembly.ndim:
+            other = "2d" if model.ndim == 2 else "3d"
+            raise ModelError(
+                f"{name}: a {model.ndim}D network under --assembly {self.assembly.name}; give --assembly {other}"
+            )
+        if model.in_channels != self.channels:
+            raise ModelError(
+                f"{name}: takes {model.in_channels} channels, {self.where} has {self.channels}; "
+                "pick one with --channel or give another model"
+            )
+
+    def _check_exactness(self) -> None:
+        options, exactness = self.options, self.model.exactness
+        if exactness and options.norm == "refuse" and not options.allow_inexact:
+            raise ModelError(
+                f"{options.model}: {exactness}; no halo makes its tiles equal whole-volume inference; give --norm "
+                "per-tile for a normalisation, or --allow-inexact for anything else, to run it all the same, declared "
+                "inexact"
+            )
+
+    def _footprint(self) -> Footprint:
+        """On the axes of the volume; of a network that nobody knows, nothing."""
+        return self.assembly.footprint(self.model.footprint or Footprint.pointwise(self.model.ndim))
+
+    def _check_mode(self) -> None:
+        options = self.options
+        if self.model.footprint is None and self.mode.reads_halo:
+            raise ModelError(
+                f"{options.model}: its footprint is not known ({self.settled.unknown}), and "
+                f"stitching {self.mode.name} needs it; give --halo and --period, or --stitching tile"
+            )
+        if misfit := self.mode.misfit(self.footprint):
+            raise ModelError(f"{options.model}: {misfit}")
+
+    # ------------------------------------------------------------------ what came of it
+
+    def inference(self, tile: Sequence[int], budget: Budget, promised_bytes: int) -> BlockInference:
+        """What workers are told, for tiles of this size."""
+        return BlockInference(
+            volume=self.shape, model=self.ref, normalisation=self.normalisation, mode=self.mode,
+            assembly=self.assembly, encoding=self.encoding, footprint=self.footprint, tile=tuple(tile),
+            batch=self.options.batch, out_channels=self.model.out_channels, precision=self.options.precision,
+            device=budget.device, threads=budget.threads, promised_bytes=promised_bytes, nan=self.options.nan,
+        )  # fmt: skip
+
+    def condition(self) -> str:
+        """What the promise rests on where the network could not be probed: halo and period by hand; else ""."""
+        return self.settled.condition
+
+    def inexact(self) -> str:
+        """Why a product is not the whole-volume result, or "" where the footprint says that it is."""
+        return self.model.exactness or self.mode.inexact

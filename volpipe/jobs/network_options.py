@@ -1,0 +1,66 @@
+"""What a user says of a network and of how it is stitched, be it applied to a stored volume or to a dask array."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from volpipe.jobs.fields import Fields, one_for_three, one_number
+
+
+class NetworkOptions(Fields):
+    """A network, and how it sees a volume."""
+
+    model: str = Field(
+        description="A checkpoint (.safetensors), .pt2, TorchScript .pt, package.module:factory or preset:NAME."
+    )
+    weights: str | None = Field(None, description="Weights (.safetensors) of a package.module:factory model.")
+    trust_code: bool = Field(False, description="Run the code of a package.module:factory model.")
+    halo: tuple[int, ...] | None = Field(
+        None, description="Context of a user's own model, voxels per axis of the model; measured if not given."
+    )
+    period: tuple[int, ...] | None = Field(
+        None, description="Alignment of a user's own model, voxels per axis of the model; measured if not given."
+    )
+    allow_inexact: bool = Field(
+        False, description="Take a --halo that is too short, or a network that no halo makes exact, and declare it."
+    )
+    input_scale: float = Field(1.0, description="A user's own model sees stored value x scale + offset.")
+    input_offset: float = Field(0.0, description="A user's own model sees stored value x scale + offset.")
+    normalise: str = Field(
+        "model", description="model, range:LOW,HIGH, mean-std:MEAN,STD, percentiles:P,Q or standard."
+    )
+    norm: Literal["refuse", "per-tile"] = Field("refuse", description="What to do with instance and group norm.")
+    stitching: Literal["overlap", "tile", "valid", "windows"] | None = Field(
+        None,
+        description="overlap equals whole-volume inference, valid does for networks without padding, windows is for "
+        "networks that take one length only, tile has seams; by the network if not given.",
+    )
+    blend: Literal["linear", "hann", "gaussian"] | None = Field(
+        None, description="With overlap: weigh the rims of tiles instead of cropping them, declared inexact."
+    )
+    faces: Literal["crop", "reflect"] = Field(
+        "crop", description="With valid: a product smaller than the volume, or the network on the volume in a mirror."
+    )
+    assembly: Literal["3d", "2d", "orthoslice"] = Field(
+        "3d", description="3d; 2d: plane by plane across an axis; orthoslice: the mean of 2d across z, y and x."
+    )
+    axis: Literal["z", "y", "x"] = Field("z", description="The axis that 2d planes are cut across.")
+    precision: Literal["fp32", "bf16", "fp16", "fp64"] = Field("fp32", description="What the network computes in.")
+    output_dtype: Literal["float32", "float16", "uint8", "labels", "float64"] = Field(
+        "float32", description="What is stored."
+    )
+    output_range: tuple[float, float] | None = Field(None, description="Values that 0 and 255 stand for under uint8.")
+    tile: tuple[int, int, int] | None = Field(
+        None, description="Own voxels of a tile z, y, x, on the volume's lattice; with windows the stride."
+    )
+    batch: int = Field(1, ge=1, description="Tiles of one shape given to the network together.")
+    nan: float | None = Field(None, description="Replaces NaN and infinity in the input; refused if not given.")
+
+    _per_model_axis = field_validator(
+        "halo", "period", mode="before", json_schema_input_type=int | tuple[int, ...] | None
+    )(one_number)
+    _per_volume_axis = field_validator("tile", mode="before", json_schema_input_type=int | tuple[int, int, int] | None)(
+        one_for_three
+    )
