@@ -1,10 +1,11 @@
-"""The demo: a network over a volume in both stitching modes, and how far each is from whole-volume inference.
+"""The demo: networks over a volume in three stitching modes, and how far each is from whole-volume inference.
 
-    python pipelines/demo.py [--out demo-out]       from the repository's root; about a minute on two cores
+    python pipelines/demo.py [--out demo-out]       from the repository's root; about two minutes on two cores
 
 It runs the jobs of pipelines/demo.yaml on a local cluster, computes the whole volume in one forward pass of plain
-torch, prints a table, and leaves two OME-Zarr products and a picture. Local workers import this file again, so what
-they do not need (torch, matplotlib) is imported where it is used: their memory is what the table shows.
+torch, once by each network, prints a table, and leaves three OME-Zarr products and a picture. Local workers import this
+file again, so what they do not need (torch, matplotlib) is imported where it is used: their memory is what the table
+shows.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import os
 import resource
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,42 +22,48 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from volpipe import ApplyJob, Box, load_pipeline, open_source, run
+from volpipe import ApplyJob, Box, load_pipeline, open_product, open_source, run
 
 if TYPE_CHECKING:
     from volpipe.models import Checkpoint
-    from volpipe.report import Faces
+    from volpipe.report import Faces, Output
 
 ROOT = Path(__file__).resolve().parent.parent
 PIPELINE = "pipelines/demo.yaml"
-PLANE = 34  # z, 30 voxels from the next face along z, out of its reach (the network needs 22)
-DETAIL = Box((92, 136), (156, 200))  # y, x: around a corner of four tiles
+PLANE = 34  # z, 30 voxels from the next face along z, out of its reach (the padded network needs 22)
+DETAIL = Box((92, 136), (156, 200))  # y, x: around a corner of four tiles of either network
 
 Volume = NDArray[np.floating]
+HEADER = (
+    f"{'':<14}{'million':>10}{'peak memory,':>15}{'largest difference to':>24}   audit: exact,\n"
+    f"{'mode':<14}{'voxels/s':>10}{'GiB':>15}{'whole volume, in std':>24}   largest difference"
+)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: what made a product, how quickly, with how much memory, and the product."""
+    """One line of the table: what made a product, what it holds and where, how quickly, with how much memory.
+
+    Attributes:
+        name: the stitching mode.
+        voxels: (z, y, x) values.
+        box: the voxels of the volume that they belong to.
+        seconds, peak_bytes: of the run; the peak is that of the largest worker.
+        audit: what the product says of itself.
+    """
 
     name: str
     voxels: Volume
+    box: Box
     seconds: float
     peak_bytes: int
+    audit: str = "-"
 
     def text(self, reference: Volume) -> str:
-        """The line."""
-        difference = float(np.abs(self.voxels.astype(np.float64) - reference).max())
-        rate = self.voxels.size / self.seconds / 1e6
-        memory = self.peak_bytes / 2**30
-        in_std = difference / float(reference.std())
-        return f"{self.name:<14}{rate:>12.2f}{memory:>16.2f}{difference:>16.2g}{in_std:>12.2g}"
-
-
-HEADER = (
-    f"{'':<14}{'million':>12}{'peak memory,':>16}{'largest difference to':>28}\n"
-    f"{'mode':<14}{'voxels/s':>12}{'GiB':>16}{'whole volume':>16}{'in std':>12}"
-)
+        """The line, against the same network's values for the same box."""
+        difference = float(np.abs(self.voxels.astype(np.float64) - reference).max()) / float(reference.std())
+        rate, memory = self.voxels.size / self.seconds / 1e6, self.peak_bytes / 2**30
+        return f"{self.name:<14}{rate:>10.2f}{memory:>15.2f}{difference:>24.2g}   {self.audit}"
 
 
 def read(location: str) -> NDArray[Any]:
@@ -66,53 +74,76 @@ def read(location: str) -> NDArray[Any]:
 
 
 def apply(job: ApplyJob) -> Row:
-    """Run one job on local workers; the peak is that of the largest worker."""
+    """Run one job on local workers."""
     print(f"\n{job.stitching}: {job.output}", flush=True)
     summary = run(job, restart=True)
-    print(summary.text(), flush=True)
-    voxels = read(job.output)
-    return Row(job.stitching, voxels, summary.wall_s, max(summary.peak_bytes.values()))
+    print(f"{summary.text()}\n{summary.result}", flush=True)
+    told = open_product(job.output).attributes
+    box, peak = Box.parse(told["provenance"]["geometry"]["bbox"]), max(summary.peak_bytes.values())
+    return Row(job.stitching, read(job.output), box, summary.wall_s, peak, audit_text(told))
 
 
-def whole_volume(checkpoint: Checkpoint, raw: NDArray[Any]) -> Row:
-    """The reference: one forward pass over everything, padded at its end to what the network takes."""
+def audit_text(told: Mapping[str, Any]) -> str:
+    """What a product's attributes say: is it exact, and the largest difference that its audit found."""
+    return f"{'yes' if told['exact'] else 'no'}, {told['audit']['largest']:.2g}"
+
+
+def forward(checkpoint: Checkpoint, raw: NDArray[Any]) -> Volume:
+    """The reference: one forward pass over everything, padded at its end to what the network takes.
+
+    Returns:
+        (z, y, x) values; a valid network's lie half of what it loses inside the volume.
+    """
     import torch
 
-    print("\nwhole volume: one forward pass", flush=True)
-    model, began = checkpoint.model(), time.monotonic()
-    axes = checkpoint.architecture.footprint().axes
+    model, axes = checkpoint.model(), checkpoint.architecture.footprint().axes
     padding = [(0, axis.admissible(n) - n) for axis, n in zip(axes, raw.shape, strict=True)]
     padded = torch.from_numpy(np.pad(raw, padding, mode="edge")[None, None]).to(torch.float32)
     with torch.inference_mode():
         seen = padded * model.normalisation.scale[0] + model.normalisation.offset[0]
-        output = model.network(seen.contiguous(memory_format=torch.channels_last_3d))[0, 0].numpy()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
-    z, y, x = raw.shape
-    return Row("whole volume", output[:z, :y, :x], time.monotonic() - began, peak)
+        output: Volume = model.network(seen.contiguous(memory_format=torch.channels_last_3d))[0, 0].numpy()
+    z, y, x = (n - axis.lost for axis, n in zip(axes, raw.shape, strict=True))
+    return output[:z, :y, :x]
 
 
-def draw(path: Path, raw: NDArray[Any], rows: list[Row], reference: Volume, job: ApplyJob) -> None:
+def whole_volume(checkpoint: Checkpoint, raw: NDArray[Any]) -> Row:
+    """A padded network's reference as a line of the table; before any other, because the peak is this process's."""
+    began = time.monotonic()
+    voxels = forward(checkpoint, raw)
+    seconds, peak = time.monotonic() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return Row("whole volume", voxels, Box.from_shape(raw.shape), seconds, peak * 1024)  # Linux counts in KiB
+
+
+def draw(path: Path, raw: NDArray[Any], rows: list[Row], references: list[Volume], jobs: list[ApplyJob]) -> None:
     """The picture of one plane."""
     from volpipe.report import comparison
 
     comparison(
         path,
         raw[PLANE],
-        {row.name: row.voxels[PLANE] for row in rows},
-        reference[PLANE],
-        _faces(raw.shape, job.block or raw.shape),
-        tile_faces=_faces(raw.shape, job.tile or raw.shape),
+        [_output(*made) for made in zip(rows, references, jobs, strict=True)],
         pixel_size_um=(0.01, 0.01),
         detail=DETAIL,
-        title=f"Neuron boundaries in FIB-SEM of the fly's medulla (FlyEM, CC-BY), plane z = {PLANE}, by a 3D U-Net",
+        title=f"Neuron boundaries in FIB-SEM of the fly's medulla (FlyEM, CC-BY), plane z = {PLANE}, by 3D U-Nets",
         output_label="boundary probability",
     )
 
 
-def _faces(shape: tuple[int, ...], cell: tuple[int, ...]) -> Faces:
+def _output(row: Row, reference: Volume, job: ApplyJob) -> Output:
+    from volpipe.report import Output
+
+    z = PLANE - row.box.start[0]
+    faces = (_faces(row.box, cell or row.box.shape) for cell in (job.block, job.tile))
+    place = Box(row.box.start[1:], row.box.stop[1:])
+    network = "unpadded network" if job.stitching == "valid" else "padded network"
+    return Output(row.name, row.voxels[z], reference[z], *faces, box=place, network=network)
+
+
+def _faces(box: Box, cell: tuple[int, ...]) -> Faces:
+    """Where cells meet that are counted from a product's first voxel, in voxels of the volume."""
     from volpipe.report import Faces
 
-    return Faces(range(cell[1], shape[1], cell[1]), range(cell[2], shape[2], cell[2]))
+    return Faces(*(range(box.start[a] + cell[a], box.stop[a], cell[a]) for a in (1, 2)))
 
 
 def jobs_into(out: Path) -> list[ApplyJob]:
@@ -133,13 +164,17 @@ def main() -> None:
 
     from volpipe import load_checkpoint
 
-    raw, checkpoint = read(jobs[0].input), load_checkpoint(jobs[0].model)
-    whole = whole_volume(checkpoint, raw)
-    held_out = checkpoint.provenance["held_out"]
-    print(f"\n{jobs[0].model}: F1 {held_out['f1']:.3f} at 0.5 on held-out {held_out['region']}\n\n{HEADER}")
-    for row in (*rows, whole):
-        print(row.text(whole.voxels))
-    draw(out / "demo.png", raw, rows, whole.voxels, jobs[0])
+    print("\nwhole volume: one forward pass of each network", flush=True)
+    raw, padded, valid = read(jobs[0].input), load_checkpoint(jobs[0].model), load_checkpoint(jobs[-1].model)
+    whole = whole_volume(padded, raw)
+    references = [whole.voxels, whole.voxels, forward(valid, raw)]
+    for job, checkpoint in ((jobs[0], padded), (jobs[-1], valid)):
+        held_out = checkpoint.provenance["held_out"]
+        print(f"{Path(job.model).name}: F1 {held_out['f1']:.3f} at 0.5 on held-out {held_out['region']}")
+    print(f"\n{HEADER}")
+    for row, reference in zip((*rows, whole), (*references, whole.voxels), strict=True):
+        print(row.text(reference))
+    draw(out / "demo.png", raw, rows, references, jobs)
     print("\n" + "\n".join(str(path) for path in (*(job.output for job in jobs), out / "demo.png")))
 
 
