@@ -203,7 +203,7 @@ def test_the_schema_knows_what_the_demo_uses(volpipe):
         assert name in steps
         assert fields.keys() <= apply["properties"].keys()
         assert set(apply["required"]) <= fields.keys()
-        assert fields["stitching"] in apply["properties"]["stitching"]["enum"]
+        assert fields["stitching"] in apply["properties"]["stitching"]["anyOf"][0]["enum"]
     assert apply["additionalProperties"] is False
     assert all("description" in field for field in apply["properties"].values())
 

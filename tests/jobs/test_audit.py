@@ -218,3 +218,4 @@ def test_the_other_tiles_of_an_inexact_mode_hold_every_box(mode, length):
             around = auditing._same_tile_around(start, start + 16, 32, 4, length, which)
             read = mode.alone(Box((around[0],), (around[1],)), (length,), Footprint((axis,))).read
             assert read.contains(Box((start,), (start + 16,)))
+            assert read.shape[0] % 4 == 0

@@ -69,7 +69,7 @@ class BlockInference:
         return read_box(tiles, self.volume, self.mode.outside)
 
     def finite(self, voxels: NDArray[Any], who: str) -> NDArray[Any]:
-        """Voxels without NaN and infinity, replaced in place if the user said by what.
+        """Voxels without NaN and infinity, replaced if the user said by what; what was given is left as it is.
 
         Raises:
             ReadError: there are some, and `who` met them.
@@ -84,8 +84,7 @@ class BlockInference:
                 f"{who} and finds {int(bad.sum())} voxels that are NaN or infinite; mend the volume or give --nan "
                 "VALUE to replace them"
             )
-        voxels[bad] = self.nan
-        return voxels
+        return np.where(bad, np.asarray(self.nan, voxels.dtype), voxels)
 
     def __call__(self, voxels: NDArray[Any], box: Box, tiles: Sequence[Tile], core: Box) -> NDArray[Any]:
         """Compute a core.

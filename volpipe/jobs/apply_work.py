@@ -40,7 +40,7 @@ class ApplyWork:
         """Do one block."""
         core = self.grid[item].core
         if self.skips(item):
-            return Receipt(NAME, item, skipped="mask", box=str(self.place(core)))
+            return self.skipped(item)
         began = time.perf_counter()
         tiles = self.inference.tiles(core)
         voxels, box = self.read(tiles, f"block {item}")
@@ -63,6 +63,10 @@ class ApplyWork:
         """
         box = self.inference.reads(tiles)
         return self.inference.finite(self.source.read(box), f"{self.source.location}: {who} reads {box}"), box
+
+    def skipped(self, item: int) -> Receipt:
+        """Of a block that the mask leaves out."""
+        return Receipt(NAME, item, skipped="mask", box=str(self.place(self.grid[item].core)))
 
     def skips(self, item: int) -> bool:
         """True if the mask is zero all over a block."""

@@ -95,6 +95,8 @@ def dry_run(job: Job, settings: RunSettings, calibrate: bool, *, restart: bool =
             return plan, None
         if job.product is None or "output" not in type(cast(BaseModel, job)).model_fields:
             raise ConfigError("--calibrate: this job writes no product of its own; give --dry-run alone")
+        if settings.engine != "blocks":
+            raise ConfigError(f"--calibrate: engine {settings.engine} runs all blocks as one; leave one of the two out")
         left = _left(plan, Done() if restart else _done_before(job.product, plan))
         if not left.tasks:
             return plan, Estimate(0.0, 0.0, 0.0, 0, left.note(plan))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Protocol
+from collections.abc import Iterator
+from typing import Any, Protocol
 
+from volpipe.errors import RunError, VolpipeError, named
 from volpipe.plan import Budget, Work
 from volpipe.runtime.worker import Outcome, do_batch
 
@@ -30,6 +32,10 @@ class Crew(Protocol):
         """Wait for any batch handed over, and return what became of its items."""
         ...
 
+    def compute(self, delayed: list[Any]) -> Iterator[Any]:
+        """The values of dask's own delayed objects, as they come; for the engine `map-overlap`."""
+        ...
+
     def close(self) -> None:
         """Let everybody go; unfinished batches are dropped."""
         ...
@@ -51,6 +57,18 @@ class SerialCrew:
     def next(self) -> list[Outcome]:
         """Do the oldest batch."""
         return do_batch(*self._batches.popleft())
+
+    def compute(self, delayed: list[Any]) -> Iterator[Any]:
+        """One after the other, each with all that it needs."""
+        import dask  # a serial run of blocks does without
+
+        for one in delayed:
+            try:
+                yield dask.compute(one, scheduler="synchronous")[0]
+            except VolpipeError:
+                raise
+            except Exception as error:
+                raise RunError(f"engine map-overlap: {named(error)}") from error
 
     def close(self) -> None:
         """Nobody to let go."""

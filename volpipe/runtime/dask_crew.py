@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import suppress
+from typing import Any
 
 from distributed import Client, as_completed
 from distributed.scheduler import KilledWorker
 
-from volpipe.errors import RunError, named
+from volpipe.errors import RunError, VolpipeError, named
 from volpipe.plan import Budget, Work
 from volpipe.runtime.worker import Failure, Outcome, do_pickled_batch
 
@@ -57,6 +58,23 @@ class DaskCrew:
             raise self._lost() from None
         except Exception as error:  # Dask's: a batch itself never raises
             return [_failure(work_name, item, error) for item in items]
+
+    def compute(self, delayed: list[Any]) -> Iterator[Any]:
+        """In one graph; the first failure ends it.
+
+        Raises:
+            RunError: a task failed, or the scheduler is gone.
+        """
+        for future in as_completed(self._client.compute(delayed)):
+            try:
+                yield future.result()
+            except VolpipeError:
+                raise
+            except CancelledError:
+                raise self._lost() from None
+            except Exception as error:
+                raise RunError(f"engine map-overlap: {named(error)}") from error
+            future.release()
 
     def _lost(self) -> RunError:
         return RunError(f"lost {self.where.splitlines()[0]}; what is done is kept, the same command does the rest")

@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, cast
 
-from volpipe.errors import BlocksFailed, ProductError, RunError, UsageError
+from volpipe.errors import BlocksFailed, ConfigError, ProductError, RunError, UsageError
 from volpipe.jobs.plain import size
 from volpipe.plan import Job, Plan, Receipt, Task
 from volpipe.runtime import main_guard
@@ -31,6 +31,8 @@ from volpipe.volume.ledger import PYRAMID, Ledger, changes
 
 BATCHES_IN_HAND = 2  # per slot: one at work, one waiting in the worker
 LARGEST_BATCH = 16
+BLOCKS = "apply"  # the work that the engine map-overlap can do
+NO_PROMISE = "map-overlap: dask keeps chunks and their overlaps in memory; what the plan promises does not hold"
 HOPELESS = 8  # failures before the first success: every block fails alike
 
 
@@ -106,6 +108,7 @@ def run(
         keep_memory_in_this_process()  # before torch allocates
     with ExitStack() as stack:
         plan, crew = plan_and_crew(job, settings, stack)
+        _check_engine(plan, settings)
         if on_plan is not None:
             on_plan(plan)
         state = _open_ledger(job, plan, restart)
@@ -113,8 +116,8 @@ def run(
         if state.done.count < plan.count:
             crew = crew or stack.enter_context(open_crew(settings))
             if on_start is not None:
-                on_start(crew.where)
-            _drive(plan, crew, state, summary, settings.retries, progress)
+                on_start(crew.where if settings.engine == "blocks" else f"{crew.where}\n{NO_PROMISE}")
+            _drive(plan, crew, state, summary, settings, progress)
     if summary.failures:
         raise _blocks_failed(summary, plan.count - state.done.count)
     summary.result = job.finish(plan, state.value)
@@ -244,15 +247,15 @@ def _drive(
     crew: Crew,
     state: _State,
     summary: Summary,
-    retries: int,
+    settings: RunSettings,
     progress: Callable[[int, int], Reporter] | None,
 ) -> None:
     """Keep every slot busy until nothing is left that may run."""
-    loop = _Loop(plan, crew, state.done, retries)
+    loop = _Loop(plan, crew, state.done, settings.retries)
     report = progress(plan.count, state.done.count) if progress is not None else None
     began = time.monotonic()
     try:
-        for receipt in loop.receipts():
+        for receipt in _receipts(plan, crew, state, settings, loop):
             state.take(receipt)
             summary.add(receipt)
             if state.ledger is not None:
@@ -266,6 +269,20 @@ def _drive(
             state.ledger.flush()
         if report is not None:
             report.close()
+
+
+def _receipts(plan: Plan, crew: Crew, state: _State, settings: RunSettings, loop: _Loop) -> Iterator[Receipt]:
+    """Every receipt, as it comes: of the blocks by the engine that was asked for, then of all else."""
+    if settings.engine == "map-overlap":
+        from volpipe.runtime import lazy  # dask.array takes seconds to import
+
+        yield from lazy.receipts(cast(Any, plan.works[BLOCKS]), state.done, crew)
+    yield from loop.receipts()
+
+
+def _check_engine(plan: Plan, settings: RunSettings) -> None:
+    if settings.engine != "blocks" and BLOCKS not in plan.works:
+        raise ConfigError(f"engine {settings.engine}: only apply can be run by it; leave it out")
 
 
 class _Loop:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -21,6 +22,9 @@ class RunSettings(Fields):
 
     cluster: str = Field(
         "local", description="local, cuda (all GPUs of this machine) or tcp://ADDRESS of a Dask scheduler."
+    )
+    engine: Literal["blocks", "map-overlap"] = Field(
+        "blocks", description="blocks, or dask.array.map_overlap: the same product, dearer, for apply alone."
     )
     serial: bool = Field(False, description="Run in this process, one block after the other, without Dask.")
     workers: int | None = Field(None, ge=1, description="Worker processes to start (local, cuda) or to wait for (tcp).")

@@ -71,6 +71,11 @@ def _do(work_name: str, work: Work, item: int) -> Outcome:
         return Failure((work_name, item), str(error), detail, retry=False, fatal=isinstance(error, WriteError))
     except Exception as error:  # whatever a user's network or a store raises: the other blocks go on
         return Failure((work_name, item), f"{work_name} {item}: {named(error)}", traceback.format_exc())
+    return signed(receipt)
+
+
+def signed(receipt: Receipt) -> Receipt:
+    """The receipt with the name and the largest memory of this process."""
     return replace(receipt, peak_bytes=peak_resident_bytes(), worker=_name())
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from volpipe.geometry import Box, Footprint, lattice_cells
+from volpipe.geometry import Box, Footprint, ceil_to, lattice_cells
 from volpipe.stitching.misfit import no_window, nothing_lost
 from volpipe.stitching.outside import Outside
 from volpipe.stitching.tile import Tile
@@ -41,8 +41,8 @@ class TileAndStitch:
         return [replace(self.alone(cell, volume, footprint), own=cell.intersect(core)) for cell in cells]
 
     def alone(self, own: Box, volume: Sequence[int], footprint: Footprint) -> Tile:
-        """See `Mode`: the box starts on the period; the tile ends where the padded volume does."""
+        """See `Mode`: the box starts on the period; the tile ends on it, or where the padded volume does."""
         inputs = footprint.inputs(own)
-        end = tuple(axis.admissible(n) for axis, n in zip(footprint.axes, volume, strict=True))
-        read = Box(inputs.start, tuple(min(b, e) for b, e in zip(inputs.stop, end, strict=True)))
-        return Tile(own, read, scale=footprint.scale)
+        axes = zip(footprint.axes, inputs.stop, volume, strict=True)
+        stop = tuple(min(ceil_to(b, axis.period), axis.admissible(n)) for axis, b, n in axes)
+        return Tile(own, Box(inputs.start, stop), scale=footprint.scale)
