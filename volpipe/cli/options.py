@@ -45,6 +45,21 @@ class Numbers(click.ParamType[tuple[float, ...]]):
         return numbers
 
 
+class Words(click.ParamType[tuple[str, ...]]):
+    """Some of a few words, separated by commas."""
+
+    def __init__(self, words: tuple[str, ...]) -> None:
+        self.words = words
+        self.name = ",".join(words)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Read the text."""
+        given = value if isinstance(value, tuple) else tuple(value.split(","))
+        if not set(given) <= set(self.words):
+            self.fail(f"{value!r}: give some of {self.name}", param, ctx)
+        return given
+
+
 def options(model: type[BaseModel], arguments: tuple[str, ...] = (), leave_out: tuple[str, ...] = ()) -> Decorator:
     """Add the fields of a model to a command: `arguments` by position, the rest as options."""
 
@@ -77,10 +92,14 @@ def _option(name: str, field: FieldInfo) -> Decorator:
         return click.option(
             f"{flag}/--no-{flag[2:]}" if default else flag, name, is_flag=True, default=default, help=text
         )
-    default_text = "" if field.default in (None, PydanticUndefined) else f" [default: {field.default}]"
+    default_text = "" if field.default in (None, PydanticUndefined) else f" [default: {_text(field.default)}]"
     return click.option(
         flag, name, type=_click_type(kind), default=None, required=field.is_required(), help=text + default_text
     )
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _without_none(annotation: Any) -> Any:
@@ -94,5 +113,7 @@ def _click_type(kind: Any) -> Any:
         return click.Choice(get_args(kind))
     if get_origin(kind) is tuple:
         parts = get_args(kind)
+        if get_origin(parts[0]) is Literal:
+            return Words(get_args(parts[0]))
         return Numbers(parts[0], None if parts[-1] is Ellipsis else len(parts))
     return kind

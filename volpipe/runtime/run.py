@@ -42,9 +42,10 @@ class Summary:
 
     Attributes:
         done, before: tasks done by this run, and by earlier ones.
-        seconds: wall seconds by phase, added over all slots.
+        seconds_of: wall seconds by work and phase, added over all slots.
         peak_bytes: largest resident memory by worker.
         result: one line on what came of it, or "".
+        slots: items that all workers had in hand at once; 0 if there was nothing to do.
     """
 
     plan: Plan
@@ -52,18 +53,28 @@ class Summary:
     before: int = 0
     skipped: int = 0
     wall_s: float = 0.0
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds_of: dict[str, dict[str, float]] = field(default_factory=dict)
     peak_bytes: dict[str, int] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     result: str = ""
+    slots: int = 0
 
     def add(self, receipt: Receipt) -> None:
         """Count one receipt of this run."""
         self.done += 1
         self.skipped += receipt.skipped != ""
+        phases = self.seconds_of.setdefault(receipt.work, {})
         for phase, seconds in receipt.seconds.items():
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+            phases[phase] = phases.get(phase, 0.0) + seconds
         self.peak_bytes[receipt.worker] = max(receipt.peak_bytes, self.peak_bytes.get(receipt.worker, 0))
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Wall seconds by phase, of all works."""
+        found: dict[str, float] = {}
+        for phases in self.seconds_of.values():
+            found = {phase: found.get(phase, 0.0) + phases.get(phase, 0.0) for phase in {**found, **phases}}
+        return found
 
     def text(self) -> str:
         """One line for people."""
@@ -115,6 +126,7 @@ def run(
         summary = Summary(plan, before=state.done.count)
         if state.done.count < plan.count:
             crew = crew or stack.enter_context(open_crew(settings))
+            summary.slots = crew.width
             if on_start is not None:
                 on_start(crew.where if settings.engine == "blocks" else f"{crew.where}\n{NO_PROMISE}")
             _drive(plan, crew, state, summary, settings, progress)
