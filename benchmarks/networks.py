@@ -13,6 +13,6 @@ def four_convolutions(width: int = 12) -> nn.Module:
     return nn.Sequential(*layers, nn.Conv3d(width, 1, 3, padding=1), nn.Sigmoid())
 
 
-def cheap() -> nn.Module:
-    """One pointwise convolution: what is left is reading, writing and the engine."""
-    return nn.Sequential(nn.Conv3d(1, 1, 1), nn.Sigmoid())
+def two_convolutions() -> nn.Module:
+    """Two 3D convolutions of kernel 3 and two channels, context 2: what is left is reading, writing and the engine."""
+    return nn.Sequential(nn.Conv3d(1, 2, 3, padding=1), nn.ReLU(), nn.Conv3d(2, 1, 3, padding=1))
