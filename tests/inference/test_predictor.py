@@ -111,3 +111,12 @@ def test_a_process_has_one_predictor_per_model():
 def test_an_unknown_precision_is_refused():
     with pytest.raises(ConfigError, match="give one of fp32, fp64, bf16, fp16"):
         Precision("tf32")
+
+
+def test_single_precision_is_not_tf32():
+    torch.backends.cudnn.allow_tf32 = True  # as torch starts
+    torch.backends.cuda.matmul.allow_tf32 = True
+    predictor.cache_clear()
+    predictor(resolve_model("preset:unet3d_l3_w2"), Normalisation.identity(1), "cpu", "fp32", torch.get_num_threads())
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32

@@ -107,7 +107,10 @@ def _memory_format(ndim: int, precision: Precision) -> torch.memory_format:
 def predictor(ref: ModelRef, normalisation: Normalisation, device: str, precision: str, threads: int) -> Predictor:
     """The predictor of this process for a model: loaded once, whatever the number of blocks.
 
-    `threads` is torch's thread count, which belongs to the process: slots x threads = cores.
+    `threads` is torch's thread count, which belongs to the process: slots x threads = cores. So does TF32, which cuDNN
+    would use for convolutions in fp32 unless told not to: 10 bits of mantissa instead of 23.
     """
     torch.set_num_threads(threads)
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
     return Predictor(load_model(ref), normalisation, device, Precision(precision))
