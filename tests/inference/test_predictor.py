@@ -9,7 +9,7 @@ from torch import nn
 
 from volpipe.errors import ConfigError, RunError
 from volpipe.inference.precision import Precision
-from volpipe.inference.predictor import Predictor, predictor
+from volpipe.inference.predictor import Predictor, _predictor, predictor
 from volpipe.models import resolve_model
 from volpipe.models.normalisation import Normalisation
 
@@ -116,7 +116,7 @@ def test_an_unknown_precision_is_refused():
 def test_single_precision_is_not_tf32():
     torch.backends.cudnn.allow_tf32 = True  # as torch starts
     torch.backends.cuda.matmul.allow_tf32 = True
-    predictor.cache_clear()
+    _predictor.cache_clear()
     predictor(resolve_model("preset:unet3d_l3_w2"), Normalisation.identity(1), "cpu", "fp32", torch.get_num_threads())
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32

@@ -16,6 +16,7 @@ from volpipe.models.unet import UNetArchitecture
 from volpipe.runtime.run import run
 from volpipe.runtime.settings import RunSettings
 from volpipe.volume.formats.zarr_arrays import levels
+from volpipe.volume.ledger import Ledger
 
 UNET = "preset:unet3d_l3_w3"
 SHAPE = (18, 26, 40)
@@ -148,6 +149,34 @@ def test_another_voxel_size_is_refused(volume, noise, applied, small):
     source = volume(noise(SHAPE), voxel_size_um=(0.008, 0.0045, 0.0045))
     with pytest.raises(ModelError, match=r"trained at voxels of 0.008 x 0.004 x 0.004 um, the volume has 0.008 x 0.00"):
         applied(source, small)
+
+
+@pytest.mark.parametrize(
+    ("options", "fits"),
+    [
+        ({"axis": "z"}, True),
+        ({"axis": "y"}, False),
+        ({"axis": "x"}, False),
+        ({"assembly": "orthoslice"}, False),
+    ],
+)
+def test_planes_are_measured_along_their_own_axes(volume, noise, applied, network, options, fits):
+    flat = network(UNetArchitecture(2, levels=2, width=2), voxel_size_um=(0.008, 0.008), name="flat.safetensors")
+    source = volume(noise(SHAPE), voxel_size_um=(0.016, 0.008, 0.008))
+    if fits:
+        applied(source, flat, **{"assembly": "2d", **options})
+    else:
+        with pytest.raises(ModelError, match=r"trained at voxels of 0\.008 x 0\.008 um"):
+            applied(source, flat, **{"assembly": "2d", **options})
+
+
+def test_a_mask_beside_a_box_is_asked_where_the_blocks_lie_in_the_volume(volume, noise, applied, tmp_path):
+    mask = np.zeros((48, 16, 16), "uint8")
+    mask[32:] = 1
+    source, mask = volume(noise((48, 16, 16))), volume(mask, name="mask.ome.zarr")
+    place, _ = applied(source, UNET, mask=mask, bbox="16:48,0:16,0:16", block=(16, 16, 16), pyramid=False, audit=0)
+    entries = {entry["item"]: entry["skipped"] for entry in Ledger(place).receipts()}
+    assert entries == {0: "mask", 1: ""}
 
 
 def test_a_voxel_size_within_a_tenth_is_taken(volume, noise, applied, small):

@@ -7,7 +7,7 @@ import pytest
 import yaozarrs
 import zarr
 
-from volpipe.errors import ConfigError, RunError
+from volpipe.errors import ConfigError, ModelError, RunError
 from volpipe.jobs.apply import ApplyJob
 from volpipe.models.unet import UNetArchitecture
 from volpipe.runtime.run import run
@@ -65,6 +65,34 @@ def test_labels_are_the_largest_channel(volume, noise, applied, whole, several):
     np.testing.assert_array_equal(made[0], whole(several, voxels).argmax(0))
     assert attributes(place)["classes"] == ["class 0", "class 1", "class 2"]
     np.testing.assert_array_equal(zarr.open(place)["1"][:], downsample(made, (1, 2, 2), "mode")[0])
+
+
+def test_labels_of_one_channel_are_refused(volume, noise, applied):
+    with pytest.raises(ModelError, match="one output channel, and labels are the largest of several"):
+        applied(volume(noise(SHAPE)), UNET, output_dtype="labels")
+
+
+@pytest.mark.parametrize(
+    ("options", "say"),
+    [
+        ({"precision": "fp16"}, "fp16 overflows here, give --precision bf16 or fp32"),
+        ({"precision": "fp32", "output_dtype": "float16"}, "do not fit into float16"),
+        ({"precision": "fp32", "normalise": "range:0,1e-38"}, "NaN or infinity on a tile .* check its weights"),
+    ],
+)
+def test_values_that_are_no_numbers_are_never_stored(volume, noise, applied, options, say):
+    large = (noise(SHAPE) * 1e6).astype("float32")
+    with pytest.raises(RunError, match=say):
+        applied(volume(large), UNET, **BLOCK, **{"output_dtype": "float32", **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "say"),
+    [({"nan": math.nan}, "finite number"), ({"output_dtype": "uint8", "output_range": (0, math.inf)}, "both finite")],
+)
+def test_options_that_are_no_numbers_are_refused(volume, noise, applied, options, say):
+    with pytest.raises(ConfigError, match=say):
+        applied(volume(noise(SHAPE)), UNET, **options)
 
 
 def test_float16_is_the_nearest_one(volume, noise, applied, whole):

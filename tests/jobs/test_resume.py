@@ -12,8 +12,10 @@ import pytest
 import zarr
 
 from volpipe.jobs.apply import ApplyJob
+from volpipe.jobs.pyramid import PyramidJob
 from volpipe.runtime.run import run
 from volpipe.runtime.settings import RunSettings
+from volpipe.volume import levels_of, open_product
 from volpipe.volume.ledger import Ledger
 from volpipe.volume.validate import validate
 from volpipe.volume.verify import receipts_of, verify
@@ -171,3 +173,33 @@ def test_a_restart_that_was_killed_takes_nothing_for_done(product, monkeypatch, 
     assert summary.before == 0
     for level, array in voxels(place).items():
         np.testing.assert_array_equal(array, expected[level])
+
+
+def test_a_finished_product_keeps_levels_that_were_made_anew(volume, noise, applied, tmp_path):
+    """The same command again lists neither levels that are gone, nor hides those that were added."""
+    source = volume(noise((18, 26, 40)))
+    options = {"block": (16, 16, 16), "output_dtype": "float32", "precision": "fp32"}
+    for pyramid, factors, shapes in (
+        (True, "1,2,2", [(18, 26, 40), (18, 13, 20)]),
+        (False, "1,2,2;2,2,2", [(18, 26, 40), (18, 13, 20), (9, 7, 10)]),
+    ):
+        place, _ = applied(source, UNET, pyramid=pyramid, **options)
+        run(PyramidJob(volume=place, factors=factors), SERIAL, restart=True, progress=None)
+        applied(source, UNET, pyramid=pyramid, output=place, **options)
+        assert [level.shape for level in levels_of(place)] == shapes
+        assert validate(place, deep=True) == []
+
+
+def test_a_listed_level_that_no_receipt_tells_of_is_a_problem(volume, noise, applied):
+    place, _ = applied(volume(noise((18, 26, 40))), UNET, block=(16, 16, 16), pyramid=False)
+    product = open_product(place)
+    product.add_level(1, (2, 2, 2))
+    product.publish(((2, 2, 2),))
+    assert any("level 1 is listed, and no receipt tells of it" in line for line in validate(place, deep=True))
+
+
+def test_a_product_of_unknown_voxel_size_is_looked_at_in_depth(volume, noise, applied):
+    place, _ = applied(volume(noise((18, 26, 40)), voxel_size_um=None), UNET, block=(16, 16, 16), pyramid=False)
+    assert validate(place, deep=True) == []
+    (Path(place) / "0" / "c" / "0" / "0" / "0").unlink()
+    assert any("holds other voxels than were written" in line for line in validate(place, deep=True))

@@ -3,13 +3,18 @@
 import json
 import os
 import signal
+import sys
 import tempfile
 
 import numpy as np
 import psutil
 import pytest
 
+from volpipe.jobs.importing import ImportJob
+from volpipe.jobs.pyramid import PyramidJob
+from volpipe.jobs.statistics import StatisticsJob
 from volpipe.runtime import allocator, cluster
+from volpipe.runtime.run import run
 from volpipe.runtime.settings import RunSettings
 
 SHAPE, BLOCKS = (64, 64, 128), 16  # of 32 a side
@@ -61,6 +66,19 @@ def test_a_worker_that_is_started_again_has_them_too(crew, eventually):
     eventually(lambda: set(crew._client.scheduler_info()["workers"]) - set(first))
     crew._client.wait_for_workers(2)
     assert all(worker["deaf"] for worker in crew._client.run(facts_of_worker).values())
+
+
+def test_jobs_on_plain_volumes_keep_their_promise_and_import_no_torch(write_as, tmp_path):
+    source = write_as("ome-zarr-0.5", np.random.default_rng(0).integers(0, 255, SHAPE).astype("uint8"), tmp_path)
+    copy = str(tmp_path / "copy.ome.zarr")
+    settings = RunSettings(workers=1, threads=2, memory_per_worker="1GiB")
+    for job in (ImportJob(input=str(source), output=copy, chunk=32, shard=64), PyramidJob(volume=copy, factors="2,2,2"),
+                StatisticsJob(volume=copy)):  # fmt: skip
+        summary = run(job, settings, progress=None)
+        assert max(summary.peak_bytes.values()) <= summary.plan.price.worker_bytes
+    crew = cluster.local_crew(settings)
+    assert not any(crew._client.run(lambda: "torch" in sys.modules).values())
+    crew.close()
 
 
 def test_the_next_crew_has_its_own_threads_and_the_environment_is_put_back(monkeypatch):

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import zarr
 
 from volpipe.errors import ProductError, VolumeError
 from volpipe.volume.layout import Layout
@@ -59,7 +60,7 @@ def translation(document, level):
 
 FAULTS = {
     "unit nm": (lambda d: axes(d)[0].update(unit="nm"), "nanometer"),
-    "no unit": (lambda d: axes(d)[1].pop("unit"), "has no unit"),
+    "no unit": (lambda d: axes(d)[1].pop("unit"), "axis y has no unit, and others have one"),
     "type": (lambda d: axes(d)[1].update(type="channel"), "needs 'space'"),
     "order of axes": (lambda d: axes(d).reverse(), "must be z, y, x"),
     "scale of zero": (lambda d: scale(d, 0).__setitem__(0, 0), "above 0"),
@@ -148,3 +149,9 @@ def test_other_formats_are_described_too(tmp_path):
     assert "state" not in found
     with pytest.raises(VolumeError):
         describe(str(tmp_path / "nothing"))
+
+
+def test_an_array_is_not_said_to_be_damaged(tmp_path):
+    zarr.create_array(str(tmp_path / "a.zarr"), data=np.zeros((4, 4, 4), "uint8"))
+    with pytest.raises(ProductError, match="is an array, not an OME-Zarr group; volpipe import makes one of it"):
+        validate(str(tmp_path / "a.zarr"))

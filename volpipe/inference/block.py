@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from volpipe.errors import ReadError
+from volpipe.errors import ReadError, RunError
 from volpipe.geometry import Box, Footprint
 from volpipe.inference import heap
 from volpipe.inference.predictor import device_lease, predictor
 from volpipe.models.model import ModelRef
 from volpipe.models.normalisation import Normalisation
 from volpipe.stitching import Assembly, Encoding, Mode, Tile, read_box, stitch
+from volpipe.stitching.encoding import is_finite
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,8 @@ class BlockInference:
             return voxels
         if self.nan is None:
             raise ReadError(
-                f"{who} and finds {int(bad.sum())} voxels that are NaN or infinite; mend the volume or give --nan "
-                "VALUE to replace them"
+                f"{who} and finds {int(bad.sum())} voxels that are NaN or infinite; mend the volume, or give --nan "
+                "VALUE to replace them (with --restart, where blocks are done already)"
             )
         return np.where(bad, np.asarray(self.nan, voxels.dtype), voxels)
 
@@ -111,6 +112,12 @@ class BlockInference:
 
         def within_promise(stored: NDArray[Any]) -> NDArray[Any]:
             heap.give_back_above(int(heap.SHARE * self.promised_bytes))
-            return run(stored)
+            values = run(stored)
+            if not is_finite(values):
+                mend = "fp16 overflows here, give --precision bf16 or fp32" if self.precision == "fp16" else (
+                    "check its weights, and --normalise for what it was trained on"
+                )  # fmt: skip
+                raise RunError(f"the network gives NaN or infinity on a tile of {stored.shape[2:]} voxels; {mend}")
+            return values
 
         return within_promise

@@ -1,15 +1,17 @@
-"""What a process can see of its GPU."""
+"""What a process can see of its GPU; torch is imported when it is asked, so that workers without a network lack it."""
 
 from __future__ import annotations
-
-import torch
 
 
 def has_gpu() -> bool:
     """True if torch can use a GPU in this process."""
+    import torch
+
     return bool(torch.cuda.is_available())
 
 
 def free_device_bytes() -> int:
     """Memory that this process may still take on its GPU."""
+    import torch
+
     return int(torch.cuda.mem_get_info()[0])

@@ -103,9 +103,18 @@ def _memory_format(ndim: int, precision: Precision) -> torch.memory_format:
     return torch.channels_last if ndim == 2 else torch.channels_last_3d
 
 
-@lru_cache(maxsize=2)  # one model at a time per process, and the next one of a pipeline
+_MAKING = threading.Lock()
+
+
 def predictor(ref: ModelRef, normalisation: Normalisation, device: str, precision: str, threads: int) -> Predictor:
-    """The predictor of this process for a model: loaded once, whatever the number of blocks.
+    """The predictor of this process for a model: made once, whatever the number of blocks; other slots wait for it."""
+    with _MAKING:
+        return _predictor(ref, normalisation, device, precision, threads)
+
+
+@lru_cache(maxsize=2)  # one model at a time per process, and the next one of a pipeline
+def _predictor(ref: ModelRef, normalisation: Normalisation, device: str, precision: str, threads: int) -> Predictor:
+    """As `predictor`.
 
     `threads` is torch's thread count, which belongs to the process: slots x threads = cores. So does TF32, which cuDNN
     would use for convolutions in fp32 unless told not to: 10 bits of mantissa instead of 23.

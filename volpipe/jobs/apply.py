@@ -22,6 +22,8 @@ from volpipe.plan import Budget, Plan
 if TYPE_CHECKING:
     from volpipe.jobs.apply_setup import Setup
 
+COMPLETE = "complete"
+
 # torch and zarr are imported when a job is planned, not when its options are read: `--help` and a pipeline's errors
 # come at once.
 
@@ -80,18 +82,27 @@ class ApplyJob(NetworkOptions):
         if fresh:
             create_product(self.output, self._setup.layout, self._setup.attributes(plan), replace=replace)
         product = open_product(self.output)
+        if product.attributes["state"] == COMPLETE:
+            return  # its levels may have been made anew since, by `volpipe pyramid`
         for level, factors in enumerate(self._setup.factors, start=1):
             product.add_level(level, factors)  # one that is there is kept
 
     def finish(self, plan: Plan, value: Any) -> str:
-        """List the levels and declare the product complete, and exact if the audit says so."""
+        """List the levels and declare the product complete, and exact if the audit says so.
+
+        One that is complete keeps its levels, and an audit that looked at more boxes (`volpipe audit`).
+        """
         from volpipe.jobs.audit import outcome
         from volpipe.volume import open_product
 
         found, line = outcome(self._setup, plan.works["audit"], value)  # type: ignore[arg-type]
         product = open_product(self.output)
-        product.publish(self._setup.factors, self._setup.method)
-        product.update(state="complete", **found)
+        made = product.attributes
+        if made["state"] != COMPLETE:
+            product.publish(self._setup.factors, self._setup.method)
+        elif made["audit"]["boxes"] >= found["audit"]["boxes"]:
+            return ""
+        product.update(state=COMPLETE, **found)
         return line
 
     def settings(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from volpipe.geometry import BlockGrid, Box
 from volpipe.jobs import tiling
 from volpipe.jobs.fit import Fit
 from volpipe.plan import Plan
+from volpipe.stitching.assembly import AXES
 from volpipe.volume import Layout, Mask, Source, check_apart, check_place, levels_of, open_source
 from volpipe.volume.multiscale import default_factors
 from volpipe.volume.statistics import load_statistics
@@ -58,16 +59,22 @@ class Setup(Fit):
 
     def _check_voxel_size(self) -> None:
         trained, given = self.model.voxel_size_um, self.voxel_size_um
-        if trained is None or given is None or _off(trained, given) <= VOXEL_SIZE_TOLERANCE:
+        if trained is None or given is None or self._off(given) <= VOXEL_SIZE_TOLERANCE:
             return
         levels = [(i, level.voxel_size_um) for i, level in enumerate(levels_of(self.job.input)) if level.voxel_size_um]
-        nearest = min(levels, key=lambda level: _off(trained, level[1]), default=None)
+        nearest = min(levels, key=lambda level: self._off(level[1]), default=None)
         hint = "resample the volume or give another model"
-        if nearest is not None and _off(trained, nearest[1]) <= VOXEL_SIZE_TOLERANCE:
+        if nearest is not None and self._off(nearest[1]) <= VOXEL_SIZE_TOLERANCE:
             hint = f"give --level {nearest[0]}"
         elif nearest is not None:
             hint = f"the nearest is level {nearest[0]} with {_um(nearest[1])}; {hint}"
         raise ModelError(f"{self.job.model}: trained at voxels of {_um(trained)}, the volume has {_um(given)}; {hint}")
+
+    def _off(self, size: tuple[float, ...]) -> float:
+        """Largest relative difference to what the network was trained at, over the axes of all planes that it sees."""
+        trained = self.model.voxel_size_um or ()
+        seen = [[s for name, s in zip(AXES, size, strict=True) if name != across] for across in self.assembly.across]
+        return max(abs(b / a - 1) for axes in seen or [list(size)] for a, b in zip(trained, axes, strict=True))
 
     # ------------------------------------------------------------------ geometry
 
@@ -184,11 +191,6 @@ def triple(extent: Sequence[Number]) -> tuple[Number, Number, Number]:
     """An extent that has three axes, as the type checker wants it."""
     z, y, x = extent
     return z, y, x
-
-
-def _off(one: tuple[float, ...], other: tuple[float, ...]) -> float:
-    """Largest relative difference over the axes; a 2D network states y and x alone."""
-    return max(abs(b / a - 1) for a, b in zip(one[::-1], other[::-1], strict=False))
 
 
 def _um(size: tuple[float, ...]) -> str:

@@ -244,7 +244,7 @@ class AuditJob(Fields):
 
         own = open_product(self.volume).attributes
         made = own.get("provenance", {})
-        if "job" not in made or "geometry" not in made:
+        if "job" not in made or "tile" not in made.get("geometry", {}):
             raise ProductError(f"{self.volume}: does not tell what network made it; give a product of volpipe apply")
         if own.get("state") != "complete":
             raise ProductError(f"{self.volume}: is not finished; give the command that makes it again")

@@ -77,6 +77,9 @@ class Fit:
             raise ModelError(
                 f"{name}: a {model.ndim}D network under --assembly {self.assembly.name}; give --assembly {other}"
             )
+        if self.options.output_dtype == "labels" and model.out_channels < 2:
+            raise ModelError(f"{name}: has one output channel, and labels are the largest of several; give "
+                             "--output-dtype uint8 or float32")  # fmt: skip
         if model.in_channels != self.channels:
             raise ModelError(
                 f"{name}: takes {model.in_channels} channels, {self.where} has {self.channels}; "

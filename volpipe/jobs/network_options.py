@@ -56,7 +56,9 @@ class NetworkOptions(Fields):
         None, description="Own voxels of a tile z, y, x, on the volume's lattice; with windows the stride."
     )
     batch: int = Field(1, ge=1, description="Tiles of one shape given to the network together.")
-    nan: float | None = Field(None, description="Replaces NaN and infinity in the input; refused if not given.")
+    nan: float | None = Field(
+        None, allow_inf_nan=False, description="Replaces NaN and infinity in the input; refused if not given."
+    )
 
     _per_model_axis = field_validator(
         "halo", "period", mode="before", json_schema_input_type=int | tuple[int, ...] | None

@@ -32,6 +32,7 @@ EPSILON = {"fp64": 2.0**-52, "fp32": 2.0**-23, "fp16": 2.0**-10, "bf16": 2.0**-7
 # a voxel of two right tilings may differ by the first and not by the second, relative to the largest value (U-Nets and
 # ResNets; fp32 measured 3e-6 to 1e-4)
 ROUNDING = {"fp64": (1e-12, 1e-9), "fp32": (1e-4, 1e-3), "fp16": (5e-3, 2e-2), "bf16": (3e-2, 1e-1)}
+HUGE = 1e300  # the difference to a voxel that is no number
 MEAN_OF_ROUNDING = 4.0  # times epsilon, of a side
 UNITS = {"uint8": "levels", "labels": "share of voxels"}  # of the encoding; else values
 
@@ -71,8 +72,8 @@ class Finding:
 
     @property
     def is_seam(self) -> bool:
-        """True if rounding does not explain it."""
-        return self.largest > self.largest_allowed or self.step > self.step_allowed
+        """True if rounding does not explain it; NaN is explained by nothing."""
+        return not (self.largest <= self.largest_allowed and self.step <= self.step_allowed)
 
 
 def spots(
@@ -138,7 +139,7 @@ def _difference(one: NDArray[Any], two: NDArray[Any], encoding: str) -> NDArray[
     if encoding == "labels":
         one, two = one != two, np.zeros(1)
     found: NDArray[np.float64] = one.astype(np.float64) - two
-    return found
+    return np.nan_to_num(found, nan=HUGE, posinf=HUGE, neginf=-HUGE)  # attributes are JSON, which knows no NaN
 
 
 def _allowed(

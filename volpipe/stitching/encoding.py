@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from volpipe.errors import ConfigError
+from volpipe.errors import ConfigError, RunError
 
+HALF_MAX = float(np.finfo(np.float16).max)
 OUTPUT_DTYPES = ("float32", "float16", "uint8", "labels", "float64")
 
 
@@ -36,8 +37,8 @@ class Encoding:
             raise ConfigError(
                 "output dtype uint8: the model does not state the range of its outputs; give --output-range LOW,HIGH"
             )
-        if not self.value_range[0] < self.value_range[1]:
-            raise ConfigError(f"output range {self.value_range}: give LOW below HIGH")
+        if not (self.value_range[0] < self.value_range[1] and np.isfinite(self.value_range).all()):
+            raise ConfigError(f"output range {self.value_range}: give LOW below HIGH, both finite")
 
     def dtype(self, channels: int) -> np.dtype[Any]:
         """Stored dtype of a network with this many output channels."""
@@ -67,4 +68,12 @@ class Encoding:
             levels = (values - np.asarray(low, values.dtype)) * np.asarray(255 / (high - low), values.dtype)
             stored: NDArray[Any] = np.clip(np.rint(levels), 0, 255).astype(np.uint8)
             return stored
+        if self.name == "float16" and not -HALF_MAX <= values.min() <= values.max() <= HALF_MAX:
+            raise RunError(f"values of {values.min():.3g} to {values.max():.3g} do not fit into float16 (at most "
+                           f"{HALF_MAX:g}); give --output-dtype float32")  # fmt: skip
         return values.astype(self.dtype(channels), copy=False)
+
+
+def is_finite(values: NDArray[Any]) -> bool:
+    """True without NaN or infinity; looks at the extremes, so that no array of answers is made."""
+    return bool(np.isfinite(values.min()) and np.isfinite(values.max()))

@@ -13,6 +13,7 @@ import numpy as np
 import zarr
 from zarr.abc.store import Store
 from zarr.codecs import ZstdCodec
+from zarr.errors import ContainsArrayError
 from zarr.storage import LocalStore, ObjectStore
 
 from volpipe.errors import ProductError
@@ -48,6 +49,8 @@ def open_group(location: str, *, read_only: bool = True) -> zarr.Group:
         group = _open_group(location, read_only=True)
         # Only now: a LocalStore that may write makes its folder when it is opened.
         return group if read_only else _open_group(location, read_only=False)
+    except ContainsArrayError:
+        raise ProductError(f"{location}: is an array, not an OME-Zarr group; volpipe import makes one of it") from None
     except (FileNotFoundError, NotADirectoryError):
         raise ProductError(f"{location}: no zarr 3 group is there; check the path") from None
     except DATA_ERRORS as error:

@@ -55,6 +55,8 @@ def validate(location: str, *, deep: bool = False, progress: Callable[[int], Non
         for level, path in enumerate(_paths(_multiscale(group))):
             if level in stated:
                 problems += verify_level(open_product(location), level, stated[level], progress)
+            elif stated:
+                problems.append(f"level {path} is listed, and no receipt tells of it; give volpipe pyramid --restart")
             else:
                 problems += _shard_problems(group[path], progress)
         problems += _leftovers(location)
@@ -158,18 +160,20 @@ def _metadata_problems(ome: Any) -> Iterator[str]:
     if tuple(names[-3:]) != SPATIAL or len(set(names)) != len(names):
         yield f"axes are {names}; the last three must be z, y, x"
     for axis in axes[-3:]:
-        yield from _unit_problems(axis)
+        yield from _unit_problems(axis, unknown=not any("unit" in axis for axis in axes[-3:]))
     if not multiscale.get("datasets"):
         yield "lists no level"
     for dataset in multiscale.get("datasets", []):
         yield from _transform_problems(dataset, len(axes))
 
 
-def _unit_problems(axis: Mapping[str, Any]) -> Iterator[str]:
+def _unit_problems(axis: Mapping[str, Any], unknown: bool) -> Iterator[str]:
+    """Of one axis; that no axis has a unit (`unknown`) is how a volume says that its voxel size is not known."""
     if axis.get("type") != "space":
         yield f"axis {axis.get('name')} has type {axis.get('type')!r}; needs 'space'"
     if "unit" not in axis:
-        yield f"axis {axis.get('name')} has no unit: its voxel size is not known"
+        if not unknown:
+            yield f"axis {axis.get('name')} has no unit, and others have one"
         return
     try:
         micrometres_per(str(axis["unit"]))
