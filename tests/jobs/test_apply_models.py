@@ -164,7 +164,7 @@ def test_a_network_that_cannot_be_probed_runs_by_hand_and_says_so(volume, noise,
 def test_a_network_on_which_the_probe_fails_runs_by_hand_on_trust(
     volume, noise, applied, error, tmp_path, ours, theirs, monkeypatch
 ):
-    def fails(*_):
+    def fails(*_, **__):
         raise MemoryError("no room")
 
     monkeypatch.setattr("volpipe.models.probe.Trial", fails)

@@ -7,6 +7,7 @@ of one pass is watched, with the innermost module that runs it.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,14 +18,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from volpipe.models.trial import Refused, Trial
 
 RANDOM = ("dropout", "bernoulli", "rand", "normal_", "uniform_", "multinomial")
-OF_THE_LENGTH = ("adaptive", "arange", "linspace", "fft")
+OF_THE_PLACE = ("adaptive", "arange", "linspace", "fft", "roll", "flip")
 ASK_ONLY = ("isnan", "empty_like", "zeros_like", "ones_like", "full_like", "sym_size")
 Sign = Callable[[str, Sequence[Any], dict[str, Any], Any], bool]
 
 
 def require_repeatable(trial: Trial) -> None:
     """Raises: Refused: the same image gives two results."""
-    image = trial.image(0, trial.base)
+    image = trial.image()
     if not torch.equal(trial.run(image), trial.run(image)):
         who = _first(trial, image, lambda name, *_: any(word in name for word in RANDOM))
         raise Refused(f"the same tile gives two results{who}")
@@ -32,21 +33,50 @@ def require_repeatable(trial: Trial) -> None:
 
 def require_nan_shows(trial: Trial) -> None:
     """Raises: Refused: an image of NaN gives values, so that nothing could be probed."""
-    image = trial.poisoned(0, trial.base, 0, 0)
-    output = trial.run(image)
+    output = trial.run(_all_nan(trial))
     if not output.is_floating_point() or not torch.isnan(output).all():
         kind = "values" if output.is_floating_point() else f"labels ({output.dtype})"
-        raise Refused(f"an image of NaN gives {kind}{_first(trial, image, _hides)}; return scores")
+        raise Refused(f"an image of NaN gives {kind}{of_hidden(trial)}; return scores")
+
+
+def of_hidden(trial: Trial) -> str:
+    """What makes values of NaN, so that its need may not show."""
+    return _first(trial, _all_nan(trial), _hides)
 
 
 def of_reach(trial: Trial, axis: int, length: int) -> str:
     """What turns an image that is clean in its middle into one without a clean voxel."""
-    return _first(trial, trial.poisoned(axis, length, length // 4, 3 * length // 4), _spreads)
+    return _first(trial, trial.strip(axis).poisoned(length, length // 4, 3 * length // 4), _spreads)
 
 
-def of_lengths(trial: Trial) -> str:
+def of_places(trial: Trial) -> str:
     """What depends on the length of the image or on the place in it, as far as its name tells."""
-    return _first(trial, trial.image(0, trial.base), _knows_the_length)
+    return _first(trial, trial.image(), _knows_the_place)
+
+
+def of_lengths(trial: Trial, axis: int, length: int) -> str:
+    """Why images of two lengths that begin alike do not give outputs that do; `length` is 4 times the reach or more."""
+    far = trial.strip(axis).poisoned(length, 0, length - 1)
+    if _starts_poisoned(trial.run(far), 2 + axis):
+        return f"its output at one face depends on the other{_first(trial, far, _wraps(2 + axis))}"
+    return f"its output depends on the length of its input{of_places(trial)}"
+
+
+def _starts_poisoned(values: Tensor, axis: int) -> bool:
+    return _share(values.narrow(axis, 0, values.shape[axis] // 4)) > 0
+
+
+def _all_nan(trial: Trial) -> Tensor:
+    return torch.full_like(trial.image(), math.nan)
+
+
+def _wraps(axis: int) -> Sign:
+    """Poison at the end of an axis appears at its beginning."""
+
+    def sign(name: str, inputs: Sequence[Tensor], known: dict[str, Any], out: Any) -> bool:
+        return isinstance(out, Tensor) and "empty" not in name and out.ndim > axis and _starts_poisoned(out, axis)
+
+    return sign
 
 
 def _first(trial: Trial, image: Tensor, sign: Sign) -> str:
@@ -89,9 +119,9 @@ def _watched(network: nn.Module, sign: Sign) -> Iterator[_Watch]:
 
 
 def _hides(name: str, inputs: Sequence[Tensor], known: dict[str, Any], out: Any) -> bool:
-    return (
-        isinstance(out, Tensor) and name not in ASK_ONLY and any(_share(x) for x in inputs) and _share(out) == 0
-    )  # fmt: skip
+    if not isinstance(out, Tensor) or out.dtype == torch.bool or name in ASK_ONLY:
+        return False
+    return any(_share(x) for x in inputs) and _share(out) == 0
 
 
 def _spreads(name: str, inputs: Sequence[Tensor], known: dict[str, Any], out: Any) -> bool:
@@ -99,13 +129,15 @@ def _spreads(name: str, inputs: Sequence[Tensor], known: dict[str, Any], out: An
     return isinstance(made, Tensor) and _share(made) == 1 and any(0 < _share(x) < 1 for x in inputs)
 
 
-def _knows_the_length(name: str, inputs: Sequence[Tensor], known: dict[str, Any], out: Any) -> bool:
-    return known.get("align_corners") is True or any(word in name for word in OF_THE_LENGTH)
+def _knows_the_place(name: str, inputs: Sequence[Tensor], known: dict[str, Any], out: Any) -> bool:
+    return known.get("align_corners") is True or any(word in name for word in OF_THE_PLACE)
 
 
 def _share(values: Tensor) -> float:
     """Share of the voxels that are NaN."""
-    return float(torch.isnan(values).double().mean()) if values.is_floating_point() and values.numel() else 0.0
+    if not values.numel() or not (values.is_floating_point() or values.is_complex()):
+        return 0.0
+    return float(torch.isnan(values).double().mean())
 
 
 def _tensors(arguments: Sequence[Any]) -> list[Tensor]:

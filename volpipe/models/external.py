@@ -27,7 +27,7 @@ from volpipe.models.archive import require_plain_export, require_torchscript
 from volpipe.models.layers import for_inference, tile_statistics
 from volpipe.models.model import Model, ModelRef, footprint_by_hand
 from volpipe.models.normalisation import Normalisation
-from volpipe.models.trial import smallest_edge
+from volpipe.models.sizes import smallest_edge
 
 TRIED_LENGTHS = (32, 64)  # a small tile first; a deep network may need the larger one
 # the argument that is True where an operator was exported in training mode

@@ -2,38 +2,45 @@
 
     sizes      which lengths are taken, and how long the output is: on meta tensors, or with real tiles
     reach      poison:  NaN NaN NaN [c  random  d) NaN NaN NaN  -->  NaN NaN NaN NaN [lo  clean  hi) NaN NaN NaN NaN
-    period     the smallest shift of the input that shifts the output and changes nothing else
-    lengths    the same beginning in two lengths must give the same beginning
+    period     the smallest shift of the input that shifts the output and changes nothing else,
+    lengths    and with which images of several lengths that begin (or end) alike give outputs that do
     need       the smallest margin of clean input around an aligned block that leaves the block clean
-    self-test  tiles that read what was found equal the whole, or the network is refused
+    self-test  tiles that read what was found equal the whole, with random and with its own weights; or it is refused
 
 Convention: one axis is long, the others have the shortest admissible length; positions are input voxels, output o
 stands at o / scale. All in float64: torch's own kernels run there, while the fast ones smear NaN over their blocks.
-NaN passes where a gradient dies (ReLU, pooling), and a weight of 0 hides nothing. The shifts are tested on a copy with
-weights of unit gain, because usual initialisation damps the deep path of a network below its rounding. Equal means:
-within 100 times what a change of the input by one unit in the last place does. Source of the cases: Rumberger et al.,
-ICCV 2021; what a network's class is called is never asked.
+NaN passes where a gradient dies (ReLU, pooling), and a weight of 0 hides nothing; what hides NaN is found out by the
+self-test. The shifts are tested on a stand-in with weights of unit gain (stand_in.py), because usual initialisation
+damps the deep path of a network below its rounding, and on fewer channels where that changes nothing else. Source of
+the cases: Rumberger et al., ICCV 2021; what a network's class is called is never asked.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
+import torch
 from torch import nn
 
 from volpipe.errors import reason
 from volpipe.geometry import AxisFootprint, Footprint, ceil_to, floor_to
 from volpipe.models import culprit
+from volpipe.models.sizes import SHORTEST
+from volpipe.models.strip import Strip, Window
 from volpipe.models.trial import Refused, Trial
 
 LARGEST_PERIOD = 256
-LARGEST_STEP = 32  # of admissible lengths, unless the smallest cube is larger
+FEWEST_LENGTHS = 32  # that are tried for the step of admissible lengths, or two steps
 LEAST_COMPARED = 32  # voxels
-LARGEST_PRIME = 7  # of a period: strides and windows are products of small numbers
-SHORTEST_LINE = 64  # voxels; doubled until something stays clean
-LONGEST_LINE = 2048
+LARGEST_PRIME = 7  # periods are products of small numbers, as strides and windows are; then all up to 64 are tried
+LARGEST_ODD = 64
+SHORTEST_LINE = 72  # voxels, a multiple of 8 and 9; doubled until something stays clean
+LONGEST_LINE = 2304
+WIDEST, WIDE_VOXELS = 256, 2**15  # of the images on which what was found on strips is tried again
 MOST_VOXELS = 2**22  # of one run, so that a 3D network cannot ask for all memory
 
 
@@ -47,6 +54,7 @@ class Probe:
         refusal: why it cannot be tiled, naming a module or an operation; "" if it can.
         failure: what kept the probe from an answer; "" if it has one.
         seconds: that the probe took.
+        any_weights: whether it was found with random weights, so that it holds for another training too.
     """
 
     footprint: Footprint | None
@@ -54,6 +62,15 @@ class Probe:
     refusal: str
     failure: str
     seconds: float
+    any_weights: bool = False
+
+
+class OwnWeightsDiffer(Refused):
+    """The stand-in passed the self-test, and the network itself did not."""
+
+
+class WideImagesDiffer(Refused):
+    """What was found on narrow strips is not true of wide ones; windows that shrink with the image do that."""
 
 
 def probe(network: nn.Module, ndim: int, in_channels: int) -> Probe:
@@ -66,51 +83,126 @@ def probe(network: nn.Module, ndim: int, in_channels: int) -> Probe:
     """
     began = time.perf_counter()
     try:
-        trial = Trial(network, ndim, in_channels)
-        culprit.require_repeatable(trial)
-        culprit.require_nan_shows(trial)
-        found = [_Line(trial, axis).measured() for axis in range(ndim)]
+        with _one_thread():
+            trial, found = _measured(network, ndim, in_channels)
     except Refused as refused:
         return Probe(None, (), str(refused), "", time.perf_counter() - began)
     except Exception as error:  # a user's network may raise anything
         return Probe(None, (), "", reason(error), time.perf_counter() - began)
     axes, scale = zip(*found, strict=True)
-    return Probe(Footprint(axes), scale, "", "", time.perf_counter() - began)
+    return Probe(Footprint(axes), scale, "", "", time.perf_counter() - began, trial.any_weights)
 
 
-class _Line:
+def holds(network: nn.Module, ndim: int, in_channels: int, found: Probe) -> bool:
+    """The self-test alone, with the network's own weights, of what was found for another training of it."""
+    axes = () if found.footprint is None else found.footprint.axes
+    try:
+        with _one_thread():
+            trial = Trial(network, ndim, in_channels)
+            for axis, (footprint, scale) in enumerate(zip(axes, found.scale, strict=True)):
+                _self_test(trial, axis, footprint, scale)
+    except Exception:  # then it is probed, and says what is wrong
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Strips are small: two threads took 4 times the CPU time of one on a busy machine, and as long on a free one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+Found = list[tuple[AxisFootprint, Fraction]]
+
+
+def _measured(network: nn.Module, ndim: int, in_channels: int) -> tuple[Trial, Found]:
+    thin, least = True, SHORTEST
+    while True:
+        trial = Trial(network, ndim, in_channels, thin=thin, least=least)
+        culprit.require_repeatable(trial)
+        culprit.require_nan_shows(trial)
+        try:
+            found = [_Axis(trial, axis).measured() for axis in range(ndim)]
+            _require_same_in_wide_images(trial, found)
+            return trial, found
+        except OwnWeightsDiffer:
+            if trial.cut == 1:
+                raise
+            thin = False
+        except WideImagesDiffer:
+            least = 4 * trial.base
+            if least > WIDEST:
+                raise
+
+
+def _require_same_in_wide_images(trial: Trial, found: Found) -> None:
+    """Raises: WideImagesDiffer: the network does something else where the other axes are as long as in real tiles."""
+    for axis, (footprint, scale) in enumerate(found):
+        length = tested_length(footprint, scale, trial.base)
+        wide = min(WIDEST, int((WIDE_VOXELS / length) ** (1 / (trial.ndim - 1))))
+        across = [other.admissible(max(trial.base, wide)) for other, _ in found]
+        if wide > trial.base and not tiled_equals_whole(trial.strip(axis, across), length, footprint, scale):
+            raise WideImagesDiffer(f"{_differs(footprint)} in images {wide} wide")
+
+
+class _Axis:
     """The probe of one axis; each step uses what the steps before it found."""
 
     def __init__(self, trial: Trial, axis: int) -> None:
-        self.trial, self.axis = trial, axis
+        self.trial, self.axis, self.strip = trial, axis, trial.strip(axis)
 
     def measured(self) -> tuple[AxisFootprint, Fraction]:
         self._sizes()
+        self._size_class()
         self._reach()
         self._period()
-        self._size_class()
-        self._same_in_every_length()
         before, after = self._need()
         footprint = AxisFootprint(before, after, self.period, self.size_class, self.lost)
-        require_tiled_equals_whole(self.trial, self.axis, footprint, self.scale)
+        _self_test(self.trial, self.axis, footprint, self.scale)
         return footprint, self.scale
 
     def _sizes(self) -> None:
         """The step and the scale of lengths: `step` more input is `step * scale` more output."""
         base = self.trial.base
-        outputs = self.trial.output_lengths(self.axis, range(base, 3 * base + LARGEST_STEP))
-        self.outputs = {length: output for length, output in outputs.items() if output}
-        for step in range(1, max(outputs) - base + 1):
-            grown = {self.outputs.get(n + step, 0) - self.outputs[n] for n in self.outputs if n + step in outputs}
+        self.outputs: dict[int, int] = {}
+        for length in range(base, 3 * base + FEWEST_LENGTHS):
+            if output := self.trial.output_length(self.axis, length):
+                self.outputs[length] = output
+            tried = length + 1 - base
+            if tried >= FEWEST_LENGTHS and self._has_step(tried):
+                return
+        taken = f"it takes one length alone, {base}" if len(self.outputs) == 1 else "its output does not grow with it"
+        raise Refused(f"along {self._name} {taken}")
+
+    def _has_step(self, tried: int) -> bool:
+        """The smallest step that fits all lengths that were tried, if they are two steps or more."""
+        base = self.trial.base
+        for step in range(1, tried // 2 + 1):
+            pairs = [(n, n + step) for n in self.outputs if n + step < base + tried]
+            grown = {self.outputs.get(b, 0) - self.outputs[a] for a, b in pairs}
             if len(grown) == 1 and min(grown) > 0:
                 self.step, self.scale = step, Fraction(min(grown), step)
-                return
-        raise Refused(f"along {self._name} its output does not grow with its input{culprit.of_lengths(self.trial)}")
+                return True
+        return False
+
+    def _size_class(self) -> None:
+        """The residue of lengths that loses least; 0 where it is among the best. What is lost repeats by `step`."""
+        costs = {n: n * self.scale - output for n, output in self.outputs.items()}
+        best = min(abs(cost) for cost in costs.values())
+        classes = {n % self.step: cost for n, cost in costs.items() if abs(cost) == best}
+        self.size_class = min(classes)
+        self.lost = int(classes[self.size_class])
+        self.shrinks = max(0, max(int(cost / self.scale) + 1 for cost in costs.values()))
 
     def _reach(self) -> None:
         """A line long enough that poison outside its middle half leaves something clean."""
         limit = min(LONGEST_LINE, MOST_VOXELS // self.trial.base ** (self.trial.ndim - 1))
-        length = self._admissible(max(SHORTEST_LINE, 2 * self.trial.base))
+        length = self._in_class(max(SHORTEST_LINE, 2 * self.trial.base), self.step)
         while True:
             first, last = length // 4, 3 * length // 4
             low, high = self._clean(length, first, last)
@@ -120,50 +212,57 @@ class _Line:
             if 2 * length > limit:
                 raise Refused(
                     f"along {self._name} an output depends on everything, or on more than {length // 2} voxels"
-                    f"{culprit.of_reach(self.trial, self.axis, length)}"
+                    f"{culprit.of_reach(self.trial, self.axis, length // 4)}"
                 )
-            length = self._admissible(2 * length)
+            length = self._in_class(2 * length, self.step)
 
     def _period(self) -> None:
-        for period in filter(_is_smooth, range(self.step, LARGEST_PERIOD + 1, self.step)):
-            if (period * self.scale).denominator == 1 and self._shifts(period):
-                self.period = period
+        """The smallest shift that fits, or its smallest multiple by which images of several lengths differ."""
+        steps = range(self.step, LARGEST_PERIOD + 1, self.step)
+        smooth = [period for period in steps if _is_smooth(period // self.step)]
+        odd = [period for period in steps if period <= LARGEST_ODD and period not in smooth]
+        shift = next(filter(self._shifts, smooth + odd), None)
+        if shift is not None:
+            periods = range(shift, LARGEST_PERIOD + 1, shift)
+            self.period = next(filter(self._same_in_every_length, periods), 0)
+            if self.period:
                 return
+            length = self._in_class(4 * (self.margin + shift) + self.shrinks, shift)
+            raise Refused(f"along {self._name} {culprit.of_lengths(self.trial, self.axis, length)}")
         raise Refused(
             f"along {self._name} no shift of its input up to {LARGEST_PERIOD} voxels only shifts its output"
-            f"{culprit.of_lengths(self.trial)}"
+            f"{culprit.of_places(self.trial)}"
         )
 
     def _shifts(self, by: int) -> bool:
+        if (by * self.scale).denominator != 1:
+            return False
         edge = self.margin + by  # reach varies by less than a period over the phases of one
         seen = 2 * by + LEAST_COMPARED
-        length = self._admissible(2 * edge + by + seen + self._shrinks)
-        image = self.trial.image(self.axis, length + by)
-        here, there = (image.narrow(2 + self.axis, start, length) for start in (0, by))
-        return self.trial.agree(self.axis, here, there, self._out(edge + by), self._out(edge), self._out(seen))
+        length = self._in_class(2 * edge + by + seen + self.shrinks, by)
+        here, there = Window(0, length), Window(by, length + by)
+        return self.strip.agree(here, there, self._out(edge + by), self._out(edge), self._out(seen))
 
-    def _size_class(self) -> None:
-        """The residue of lengths that loses least; 0 where it is among the best."""
-        costs = {n: n * self.scale - output for n, output in self.outputs.items()}
-        best = min(abs(cost) for cost in costs.values())
-        classes = {n % self.period: cost for n, cost in costs.items() if abs(cost) == best}
-        self.size_class = min(classes)
-        self.lost = int(classes[self.size_class])
-
-    def _same_in_every_length(self) -> None:
-        edge = self.margin + self.period
-        short = self._in_class(2 * edge + self.period + self._shrinks)
-        image = self.trial.image(self.axis, short + self.period)
-        here = image.narrow(2 + self.axis, 0, short)
-        if not self.trial.agree(self.axis, here, image, 0, 0, self._out(short - edge - self._shrinks)):
-            raise Refused(
-                f"along {self._name} its output depends on the length of its input{culprit.of_lengths(self.trial)}"
-            )
+    def _same_in_every_length(self, period: int) -> bool:
+        """Images that begin alike give outputs that do, but for a margin at the end; and the other way round."""
+        edge = self.margin + period
+        short = self._in_class(2 * edge + period + self.shrinks, period)
+        for longer in (short + period, 2 * short + period):
+            longer = self._in_class(longer, period)
+            count, more = self._out(short - edge) - self.lost, self._out(longer - short)
+            whole = Window(0, longer)
+            if not self.strip.agree(whole, Window(0, short), 0, 0, count):
+                return False
+            if not self.strip.agree(
+                whole, Window(longer - short, longer), more + self._out(edge), self._out(edge), count
+            ):
+                return False
+        return True
 
     def _need(self) -> tuple[int, int]:
         """The smallest clean margins before and after an aligned block, each bisected within one period."""
         period = self.period
-        length = self._in_class(4 * (self.margin + period) + 2 * period + self._shrinks)
+        length = self._in_class(4 * (self.margin + 3 * period) + self.shrinks, period)  # the block is 3 periods or more
         first, last = ceil_to(length // 4, period), floor_to(3 * length // 4, period)
         low, high = self._clean(length, first, last)
         start, stop = ceil_to(low, period), floor_to(high, period)
@@ -177,58 +276,63 @@ class _Line:
             if dirty_to + 1 == clean_to:
                 after = clean_to
             low, high = self._clean(length, start - before, stop + after)
-            clean_from, dirty_from = (before, dirty_from) if low <= start else (clean_from, before)
-            clean_to, dirty_to = (after, dirty_to) if high >= stop else (clean_to, after)
+            clean_from, dirty_from = (before, dirty_from) if low <= start < high else (clean_from, before)
+            clean_to, dirty_to = (after, dirty_to) if low < stop <= high else (clean_to, after)
         return clean_from, clean_to
 
     def _clean(self, length: int, first: int, last: int) -> tuple[int, int]:
         """[low, high) that stays clean when all input outside [first, last) is NaN, rounded inwards to input voxels."""
-        low, high = self.trial.clean(self.axis, length, first, last)
+        low, high = self.strip.clean(length, first, last)
         return -int(-low // self.scale), int(high // self.scale)
-
-    @property
-    def _shrinks(self) -> int:
-        """Input voxels that have no output."""
-        return max(0, max(int((n * self.scale - output) / self.scale) + 1 for n, output in self.outputs.items()))
 
     def _out(self, position: int) -> int:
         return int(position * self.scale)
 
-    def _admissible(self, length: int) -> int:
-        """The next length that is taken; lengths repeat by `step`."""
-        residues = {n % self.step for n in self.outputs}
-        return next(
-            n for n in range(max(length, min(self.outputs)), length + 2 * LONGEST_LINE) if n % self.step in residues
-        )
-
-    def _in_class(self, length: int) -> int:
-        return ceil_to(max(length, self.trial.base) - self.size_class, self.period) + self.size_class
+    def _in_class(self, length: int, period: int) -> int:
+        """The next length that is taken, in the class modulo a period."""
+        return ceil_to(max(length, self.trial.base) - self.size_class, period) + self.size_class
 
     @property
     def _name(self) -> str:
         return "zyx"[3 - self.trial.ndim + self.axis]
 
 
-def require_tiled_equals_whole(trial: Trial, axis: int, footprint: AxisFootprint, scale: Fraction) -> None:
-    """Compare three tiles (both faces, the middle) with the whole of a short line.
+def _self_test(trial: Trial, axis: int, footprint: AxisFootprint, scale: Fraction) -> None:
+    """On the stand-in, then with the network's own weights where they can be afforded.
 
     Raises:
-        Refused: they differ; what was found is not the network's footprint.
+        Refused: tiles differ from the whole; what was found is not the network's footprint.
     """
-    period, halo = footprint.period, footprint.halo_before + footprint.halo_after
-    length = footprint.admissible(max(trial.base, halo + 8 * period + int(footprint.lost / scale)))
-    image = trial.image(axis, length)
-    end = length - int(footprint.lost / scale)
+    length = tested_length(footprint, scale, trial.base)
+    if not tiled_equals_whole(trial.strip(axis), length, footprint, scale):
+        raise Refused(f"{_differs(footprint)}{culprit.of_hidden(trial)}")
+    own = trial.network is not trial.own and trial.own_is_affordable(axis, length)
+    if own and not tiled_equals_whole(trial.strip(axis, network=trial.own), length, footprint, scale):
+        raise OwnWeightsDiffer(f"with its own weights {_differs(footprint)}")
+
+
+def _differs(footprint: AxisFootprint) -> str:
+    need = f"need {footprint.need_before}, {footprint.need_after} at period {footprint.period}"
+    return f"tiles that read {need} do not give the whole (self-test of the probe)"
+
+
+def tested_length(footprint: AxisFootprint, scale: Fraction, base: int) -> int:
+    """Of the self-test: three tiles with some voxels between them."""
+    halo = footprint.halo_before + footprint.halo_after
+    return footprint.admissible(max(base, halo + 8 * footprint.period + int(footprint.lost / scale)))
+
+
+def tiled_equals_whole(strip: Strip, length: int, footprint: AxisFootprint, scale: Fraction) -> bool:
+    """True if three tiles (both faces, the middle) are those of the whole, and nothing beyond its need changes one."""
+    period, end = footprint.period, length - int(footprint.lost / scale)
     middle = footprint.halo_before + 2 * period
-    for start, stop in ((0, 2 * period), (middle, middle + 2 * period), (floor_to(end, period) - 2 * period, end)):
-        first, last = footprint.read(start, stop, length)
-        tile = image.narrow(2 + axis, first, last - first)
-        own = int(start * scale), int((start - first) * scale), int((stop - start) * scale)
-        if not trial.agree(axis, image, tile, *own):
-            raise Refused(
-                f"tiles that read need {footprint.need_before}, {footprint.need_after} at period {period} do not give "
-                "the whole (self-test of the probe)"
-            )
+    for start, stop in ((0, period), (middle, middle + 2 * period), (floor_to(end, period) - period, end)):
+        read, count = Window(*footprint.read(start, stop, length)), int((stop - start) * scale)
+        at = int(start * scale), int((start - read.start) * scale)
+        if not strip.agree(Window(0, length), read, *at, count):
+            return False
+    first, last = middle - footprint.need_before, middle + 2 * period + footprint.need_after
+    return strip.needs_only(length, first, last, int(middle * scale), int(2 * period * scale))
 
 
 def _is_smooth(number: int) -> bool:

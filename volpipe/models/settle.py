@@ -17,7 +17,7 @@ from volpipe.errors import ModelError
 from volpipe.geometry import Footprint, ceil_to
 from volpipe.models.measured import measured
 from volpipe.models.model import Model, ModelRef, footprint_by_hand
-from volpipe.models.trial import output_shape
+from volpipe.models.sizes import output_shape
 
 ByHand = Literal["ignored", "checked", "taken"]
 TRIED = 64  # voxels; a shorter tile may be refused by a deep network

@@ -1,22 +1,21 @@
-"""A network on trial: how the probe runs it, in float64 on random images that are long along one axis.
+"""A network on trial: the smallest cube that it takes, what is run in its place, and the strips on which it is.
 
-The copy has weights of unit gain, unless its output is then not finite or constant; NaN images show structure alone,
-whatever the weights.
+A strip is as wide as the smallest cube, so that a 3D network costs what its smallest image costs.
 """
 
 from __future__ import annotations
 
-import copy
-import math
-import warnings
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-SHORTEST, LONGEST = 4, 256  # edges of the cube with which a network is first met
-TOLERANCE = 100  # times the effect of a change of the input by one unit in the last place
-EPSILON = 2.0**-52
+from volpipe.models import stand_in
+from volpipe.models.sizes import LONGEST, SHORTEST, Sizer, zeros
+from volpipe.models.strip import EPSILON, TOLERANCE, Strip, Window
+
+LARGEST_OWN = 1e10  # floating-point operations of one pass of the self-test with all channels: a second
 
 
 class Refused(Exception):
@@ -27,129 +26,88 @@ class Trial:
     """A network that is run for its probe.
 
     Attributes:
-        network: a copy in float64, eval mode as it came.
+        own: in float64 with its own weights and all channels.
+        network: of unit gain and on fewer channels where that can be, else `own`.
+        any_weights: whether `network` is of unit gain, so that what it shows holds for all weights.
+        cut: what the channels of `network` are divided by.
         ndim, in_channels: of its input.
-        base: edge of the smallest cube that it takes.
+        base: edge of the smallest cube that it takes, `least` or longer.
     """
 
-    def __init__(self, network: nn.Module, ndim: int, in_channels: int) -> None:
-        self.ndim, self.in_channels = ndim, in_channels
-        own = _copied(network)
-        meta = _on_meta(network)
-        self.base, self._sizer = self._smallest_cube(own, meta)
-        self.network = with_unit_gain(_copied(own))
-        if not _says_something(self.run(self.image(0, self.base))):
-            self.network = own
+    def __init__(
+        self, network: nn.Module, ndim: int, in_channels: int, *, thin: bool = True, least: int = SHORTEST
+    ) -> None:
+        self.ndim, self.in_channels, self._least = ndim, in_channels, least
+        self.own, self._lowers = stand_in.in_float64(network), False
+        meta = stand_in.on_meta(self.own)
+        try:
+            self._meet(meta, thin)
+        except Exception:
+            if meta is None:
+                raise
+            self._meet(None, thin)  # what meta tensors told was not true
 
-    def run(self, image: Tensor) -> Tensor:
+    def run(self, image: Tensor, network: nn.Module | None = None) -> Tensor:
         """One pass; the image is kept."""
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            out: Tensor = self.network(image.clone())
+        network = self.network if network is None else network
+        # only where it is needed, as it halves the speed of a small network
+        stay = stand_in.StayInFloat64() if self._lowers else contextlib.nullcontext()
+        with stand_in.quietly(), stay:
+            out: Tensor = network(image.clone())
         return out
 
-    def image(self, axis: int, length: int) -> Tensor:
-        """Random voxels (1, c, ...), `length` along `axis`, `base` along the others; the beginning of a longer one."""
-        shape = [length, 1, self.in_channels, *[self.base] * (self.ndim - 1)]
-        values = torch.randn(shape, generator=torch.Generator().manual_seed(axis), dtype=torch.float64)
-        return values.movedim(0, 2 + axis).contiguous()
+    def strip(self, axis: int, across: Sequence[int] | None = None, network: nn.Module | None = None) -> Strip:
+        """A network along an axis; `across` are the lengths of the others (that of `axis` is ignored)."""
+        shape = (1, self.in_channels, *(across or [self.base] * self.ndim))
+        return Strip(lambda image: self.run(image, network), axis, shape)
 
-    def poisoned(self, axis: int, length: int, first: int, last: int) -> Tensor:
-        """An image that is NaN outside [first, last) along an axis."""
-        image = self.image(axis, length)
-        image.narrow(2 + axis, 0, first).fill_(math.nan)
-        image.narrow(2 + axis, last, length - last).fill_(math.nan)
-        return image
+    def image(self) -> Tensor:
+        """Noise in the smallest cube."""
+        return self.strip(0).image(Window(0, self.base))
 
-    def clean(self, axis: int, length: int, first: int, last: int) -> tuple[int, int]:
-        """[low, high): the outputs between those that the poison before `first` and that from `last` on reaches.
+    def output_length(self, axis: int, length: int) -> int:
+        """Of an image that is `length` long along an axis; 0 where the network refuses it."""
+        return self._sizer.spatial(self._shape(axis, length))[axis]
 
-        Empty (low >= high) where the two meet.
-        """
-        bad = torch.isnan(self.run(self.poisoned(axis, length, first, last)))
-        reached = bad.movedim(2 + axis, 0).flatten(1).any(1).nonzero().flatten().tolist()
-        free = [(a + 1, b) for a, b in zip([-1, *reached], [*reached, bad.shape[2 + axis]], strict=True) if b > a + 1]
-        return max(free, key=lambda gap: gap[1] - gap[0], default=(0, 0))
+    def own_is_affordable(self, axis: int, length: int) -> bool:
+        """True if a strip of this length is not too much for the network with all its channels."""
+        meta = self._sizer.meta
+        if self.cut == 1 or meta is None:
+            return True
+        return stand_in.operations(meta, lambda it: self._shapes_of(it, self._shape(axis, length))) <= LARGEST_OWN
 
-    def agree(self, axis: int, one: Tensor, other: Tensor, at_one: int, at_other: int, count: int) -> bool:
-        """True if `count` outputs of one image from `at_one` are those of the other from `at_other`."""
-        whole, part = self.run(one), self.run(other)
-        if count < 1 or at_one + count > whole.shape[2 + axis] or at_other + count > part.shape[2 + axis]:
-            return False
-        difference = whole.narrow(2 + axis, at_one, count) - part.narrow(2 + axis, at_other, count)
-        return float(difference.abs().max()) <= self._tolerance(one, whole)
+    def _shape(self, axis: int, length: int) -> list[int]:
+        return [length if other == axis else self.base for other in range(self.ndim)]
 
-    def _tolerance(self, image: Tensor, output: Tensor) -> float:
-        sign = torch.randint(0, 2, image.shape, generator=torch.Generator().manual_seed(1)) * 2 - 1
-        effect = (self.run(image * (1 + EPSILON * sign)) - output).abs().max()
-        return TOLERANCE * float(effect + EPSILON * output.abs().max())
+    def _meet(self, meta: nn.Module | None, thin: bool) -> None:
+        self.base = self._smallest_cube(meta)
+        self.cut = self._best_cut() if thin else 1
+        self.network, self.any_weights = stand_in.cut(self.own, self.cut), True
+        trace = stand_in.lively(self.network, self._pass)
+        if trace.lowers and not self._lowers:
+            self._lowers = True
+            stand_in.lively(self.network, self._pass)
+        if not _says_something(self.run(self.image())) and _says_something(self.run(self.image(), self.own)):
+            self.network, self.any_weights, self.cut = self.own, False, 1
 
-    def output_lengths(self, axis: int, lengths: Iterable[int]) -> dict[int, int]:
-        """Output length per input length along an axis; 0 where the network refuses."""
-        shape = [self.base] * self.ndim
-        return {n: self._spatial(self._sizer, [*shape[:axis], n, *shape[axis + 1 :]])[axis] for n in lengths}
+    def _smallest_cube(self, meta: nn.Module | None) -> int:
+        for self._lowers in (False, True):  # one that casts to fewer bits may take nothing in float64
+            self._sizer = Sizer(self.own, meta, self.in_channels, lambda network, image: self.run(image, network))
+            if (edge := self._sizer.smallest_cube(self.ndim, self._least)) is not None:
+                return edge
+        raise Refused(f"it takes no image with all edges equal and up to {LONGEST} voxels: {self._sizer.refusal}")
 
-    def _smallest_cube(self, own: nn.Module, meta: nn.Module | None) -> tuple[int, nn.Module]:
-        """Its edge, and the network that tells sizes: the one on meta tensors where that can be run."""
-        for network in filter(None, (meta, own)):
-            for edge in range(SHORTEST, LONGEST + 1):
-                if min(self._spatial(network, [edge] * self.ndim)) and min(self._spatial(own, [edge] * self.ndim)):
-                    return edge, network
-        raise Refused(f"it takes no image with all edges equal and up to {LONGEST} voxels")
+    def _best_cut(self) -> int:
+        """On meta tensors where that can be: no pass with all channels is needed then."""
+        return stand_in.best_cut(
+            self._sizer.meta or self.own, lambda it: self._shapes_of(it, self._shape(0, self.base))
+        )
 
-    def _spatial(self, network: nn.Module, shape: list[int]) -> tuple[int, ...]:
-        return output_shape(network, self.in_channels, shape)
+    def _shapes_of(self, network: nn.Module, shape: list[int]) -> Tensor:
+        return self.run(zeros(network, self.in_channels, shape), network)
 
-
-def output_shape(network: nn.Module, in_channels: int, shape: list[int]) -> tuple[int, ...]:
-    """Spatial shape of the output for an image of a spatial shape; zeros where the network refuses it."""
-    some = next(iter(network.parameters()), torch.empty(0, dtype=torch.float64))
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = torch.zeros((1, in_channels, *shape), dtype=some.dtype, device=some.device)
-            return tuple(network(image).shape[2:])
-    except Exception:  # a network's own way to say that it does not take a length
-        return (0,) * len(shape)
-
-
-def smallest_edge(network: nn.Module, ndim: int, in_channels: int) -> int | None:
-    """Edge of the smallest cube that a network takes, found without computing; None if there is none or no way."""
-    meta = _on_meta(network)
-    edges = range(SHORTEST, LONGEST + 1) if meta is not None else ()
-    return next((edge for edge in edges if meta and min(output_shape(meta, in_channels, [edge] * ndim))), None)
-
-
-def with_unit_gain(network: nn.Module) -> nn.Module:
-    """Random weights, in place and by shape alone: a file may know no classes of layers.
-
-    A linear layer keeps the variance. He's factor of 2 for ReLU would let sums of residual blocks grow until a tanh at
-    the end is saturated and hides everything; without it 20 layers keep a thousandth, which shows well in float64.
-    """
-    generator = torch.Generator().manual_seed(7)
-    for weight in network.parameters():
-        if weight.ndim > 1:
-            fan_in = weight.numel() / weight.shape[0]
-            values = torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
-            weight.data.copy_(values * math.sqrt(1 / fan_in))
-    for name, values in network.named_buffers():
-        if name.endswith(("running_mean", "running_var")):
-            values.fill_(float(name.endswith("var")))
-    return network
-
-
-def _copied(network: nn.Module) -> nn.Module:
-    """A copy in float64."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch's internals, for TorchScript and exported programs
-        return copy.deepcopy(network).double()
-
-
-def _on_meta(network: nn.Module) -> nn.Module | None:
-    try:
-        return _copied(network).to("meta")
-    except Exception:  # what cannot be moved is run as it is
-        return None
+    def _pass(self, network: nn.Module) -> Tensor:
+        return self.run(self.image(), network)
 
 
 def _says_something(output: Tensor) -> bool:
