@@ -201,8 +201,8 @@ def test_a_footprint_is_remembered_by_the_content_of_the_file(volume, noise, app
 
     monkeypatch.setattr("volpipe.models.measured.probe", asked_again)
     applied(source, **given, **BLOCK)
-    (remembered,) = (tmp_path / "cache" / "volpipe" / "footprints").iterdir()
-    remembered.write_text(remembered.read_text()[:-9])  # torn
+    for remembered in (tmp_path / "cache" / "volpipe" / "footprints").iterdir():  # by file, and by structure
+        remembered.write_text(remembered.read_text()[:-9])  # torn
     with pytest.raises(AssertionError, match="probed again"):
         applied(source, **given, **BLOCK)
     monkeypatch.undo()

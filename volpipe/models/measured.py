@@ -1,10 +1,13 @@
-"""The probe of a user's network, remembered by the content of its file.
+"""The probe of a user's network, remembered by the content of its file and by the structure of what it holds.
 
     $XDG_CACHE_HOME (or ~/.cache) / volpipe / footprints / sha256-of-the-file_axes_channels.json
+                                                           sha256-of-the-structure_axes_channels.json
 
-Only .pt2 and TorchScript files are remembered: they hold all that they run, while a factory may import code that
-changes beside it. What cannot be read or is of another version is measured again; a place that cannot be written
-to costs the next run the seconds of a probe. A probe that failed is not remembered.
+The same file is not measured again; a file that was trained anew is tested alone, with its own weights, and measured
+if it fails (structure.py says what makes two files one structure, and why that is sound). Only .pt2 and TorchScript
+files are remembered: they hold all that they run, while a factory may import code that changes beside it. What cannot
+be read or is of another version is measured again; a place that cannot be written to costs the next run the seconds of
+a probe. A probe that failed is not remembered; a refusal only for its file.
 """
 
 from __future__ import annotations
@@ -21,22 +24,34 @@ import torch
 
 from volpipe.geometry import AxisFootprint, Footprint
 from volpipe.models.model import Model, ModelRef
-from volpipe.models.probe import Probe, probe
+from volpipe.models.probe import Probe, holds, probe
+from volpipe.models.structure import structure
 
 FORMAT = 2  # raised when the probe finds something else
 
 
 def measured(ref: ModelRef, model: Model) -> Probe:
     """What the probe finds of a network, or found before."""
+    network, given = model.network, (model.ndim, model.in_channels)
     if ref.kind not in ("exported", "script"):
-        return probe(model.network, model.ndim, model.in_channels)
-    place = _folder() / f"{ref.sha256}_{model.ndim}_{model.in_channels}.json"
-    found = _read(place)
-    if found is None:
-        found = probe(model.network, model.ndim, model.in_channels)
-        if not found.failure:
-            _write(place, found)
+        return probe(network, *given)
+    file = _place(ref.sha256, *given)
+    if (found := _read(file)) is not None:
+        return found
+    kind = structure(ref, network)
+    shared = None if kind is None else _place(kind, *given)
+    found = None if shared is None else _read(shared)
+    if found is None or not holds(network, *given, found):
+        found = probe(network, *given)
+        if found.any_weights and shared is not None:
+            _write(shared, found)
+    if not found.failure:
+        _write(file, found)
     return found
+
+
+def _place(sha256: str, ndim: int, in_channels: int) -> Path:
+    return _folder() / f"{sha256}_{ndim}_{in_channels}.json"
 
 
 def _folder() -> Path:

@@ -82,9 +82,8 @@ def output_shape(network: nn.Module, in_channels: int, shape: Sequence[int]) -> 
 
 
 def smallest_edge(network: nn.Module, ndim: int, in_channels: int) -> int | None:
-    """Edge of the smallest cube that a network takes, found without computing; None if there is none or no way."""
-    meta = stand_in.on_meta(network)
-    return None if meta is None else Sizer(meta, None, in_channels, _plainly).smallest_cube(ndim)
+    """Edge of the smallest cube that a network takes; None if there is none."""
+    return Sizer(network, stand_in.on_meta(network), in_channels, _plainly).smallest_cube(ndim)
 
 
 def _plainly(network: nn.Module, image: Tensor) -> Tensor:
