@@ -19,9 +19,11 @@ test: $(VENV)/.installed
 
 test-all: test test-servers
 
-# What needs software that `make test` does without: dask-cuda (430 MB), run here on a stand-in driver.
+# What needs software that `make test` does without: dask-cuda (430 MB), run here on a stand-in driver, and MONAI and
+# bioimageio.core (170 MB), whose networks are probed. bioimageio.core 0.11 pins a bioimageio.spec that pydantic 2.14 breaks.
 test-servers: $(VENV)/.installed
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[cuda13]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[cuda13,outside]'
+	$(BIN)/pip install --quiet --no-deps bioimageio.spec==0.5.14.3
 	$(BIN)/python -m pytest -m servers
 
 lint: $(VENV)/.installed

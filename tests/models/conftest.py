@@ -58,8 +58,9 @@ def tiled_error(random_image):
 
     def reads(axis, length, end):
         period, size_class = axis.period, axis.size_class
-        for start in range(0, end, 2 * period):
-            stop = min(start + 2 * period, end)
+        own = max(2, (axis.need_before + axis.need_after) // (2 * period)) * period
+        for start in range(0, end, own):
+            stop = min(start + own, end)
             first = max(0, (start - axis.need_before) // period * period)
             last = -(-stop // period) * period + axis.need_after
             last += (size_class - (last - first)) % period
