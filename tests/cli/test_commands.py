@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 import zarr
 
@@ -265,8 +266,32 @@ def test_info_tells_what_the_audit_said(volpipe, source, tmp_path):
 def test_probe_tells_what_apply_reads(volpipe):
     answer = volpipe("probe", "preset:unet3d_l3_w2")
     assert answer.code == 0
-    assert "x     22, 22              24    4       0           0     1" in answer.out
+    assert "axis  need before, after  halo before, after  period  lengths  lost  scale" in answer.out
+    assert "x     22, 22              24, 24              4       4 n      0     1" in answer.out
     assert "--stitching overlap is exact" in answer.out
     axes = json.loads(volpipe("probe", "preset:unet2d_l4_valid_w2", "--json").out)["axes"]
     assert axes["x"] | {"scale": "1"} == axes["x"]
     assert (axes["y"]["lost"], axes["y"]["need_after"], axes["y"]["period"], axes["y"]["size_class"]) == (88, 92, 8, 4)
+
+
+def saved_for_export(tmp_path, *layers):
+    network, dims = torch.nn.Sequential(*layers).eval(), torch.export.Dim.AUTO
+    program = torch.export.export(network, (torch.rand(2, 1, 32, 32),), dynamic_shapes=({0: dims, 2: dims, 3: dims},))
+    torch.export.save(program, tmp_path / "net.pt2")
+    return str(tmp_path / "net.pt2")
+
+
+def test_probe_names_the_module_of_an_exported_network_that_cannot_be_tiled(volpipe, tmp_path):
+    net = saved_for_export(tmp_path, torch.nn.Conv2d(1, 2, 3), torch.nn.InstanceNorm2d(2))
+    answer = volpipe("probe", net)
+    assert answer.code == 2
+    assert "module 1: InstanceNorm2d, operation instance_norm" in answer.err
+    answer = volpipe("probe", net, "--json")
+    assert answer.code == 2
+    assert "InstanceNorm2d" in json.loads(answer.out)["refusal"]
+
+
+def test_probe_tells_where_apply_would_refuse(volpipe, tmp_path):
+    net = saved_for_export(tmp_path, torch.nn.Conv2d(1, 2, 4, stride=2, padding=1))
+    assert "apply needs a network that keeps the resolution" in volpipe("probe", net).out
+    assert "self-test in float64, remembered" in volpipe("probe", net).out

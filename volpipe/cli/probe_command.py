@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from volpipe.errors import ModelError
+from volpipe.geometry import AxisFootprint
+
+if TYPE_CHECKING:
+    from volpipe.models.probe import Probe
+
+COLUMNS = ("axis", "need before, after", "halo before, after", "period", "lengths", "lost", "scale")
 
 
 @click.command(name="probe", short_help="Find the context and alignment that a network needs.")
@@ -16,37 +24,76 @@ from volpipe.errors import ModelError
 @click.option("--trust-code", is_flag=True, help="Run the code of a package.module:factory model.")
 @click.option("--ndim", type=click.IntRange(2, 3), default=None, help="Spatial axes, where the model does not tell.")
 @click.option("--in-channels", type=click.IntRange(1), default=None, help="Channels, where the model does not tell.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, also of a refusal.")
 def command(
     model: str, weights: str | None, trust_code: bool, ndim: int | None, in_channels: int | None, as_json: bool
 ) -> None:
-    """Find what MODEL must see to be tiled exactly, by running it: need, halo, period, size class and voxels lost.
+    """Find what MODEL must see to be tiled exactly, by running it: need, halo, period, lengths taken and voxels lost.
 
-    A network that cannot be tiled is refused, with the module or operation that makes it so.
+    A network that cannot be tiled is refused, with the module or operation that makes it so. What is found of a .pt2
+    or TorchScript file is remembered for `volpipe apply`.
     """
     from volpipe.models import load_model, resolve_model
-    from volpipe.models.probe import probe
+    from volpipe.models.measured import measured
 
     ref = resolve_model(model, weights=weights, trust_code=trust_code, ndim=ndim, in_channels=in_channels)
     loaded = load_model(ref)
-    found = probe(loaded.network, loaded.ndim, loaded.in_channels)
+    found = measured(ref, loaded)
+    footprints = () if found.footprint is None else found.footprint.axes
+    axes = dict(zip("zyx"[-loaded.ndim :], zip(footprints, found.scale, strict=True), strict=False))
+    if as_json:
+        click.echo(json.dumps(_facts(found, axes), indent=2))
     if found.failure:
         raise ModelError(f"{model}: the probe failed: {found.failure}")
-    if found.footprint is None:
+    if found.refusal:
         raise ModelError(f"{model}: cannot be tiled exactly: {found.refusal}")
-    axes = dict(zip("zyx"[-loaded.ndim :], found.footprint.axes, strict=True))
-    if as_json:
-        scales = dict(zip(axes, map(str, found.scale), strict=True))
-        rows: dict[str, Any] = {name: axis.as_json() | {"scale": scales[name]} for name, axis in axes.items()}
-        click.echo(json.dumps({"axes": rows, "seconds": round(found.seconds, 3)}, indent=2))
-        return
-    click.echo(
-        f"{model}: tiled as below it gives the whole-volume result (self-test in float64, {found.seconds:.1f} s)"
-    )
-    click.echo("axis  need before, after  halo  period  size class  lost  scale")
-    for (name, axis), scale in zip(axes.items(), found.scale, strict=True):
-        need, halo = f"{axis.need_before}, {axis.need_after}", max(axis.halo_before, axis.halo_after)
-        click.echo(f"{name:4}  {need:18}  {halo:<4}  {axis.period:<6}  {axis.size_class:<10}  {axis.lost:<4}  {scale}")
-    lost = any(axis.lost for axis in axes.values())
-    if set(found.scale) == {1}:
-        click.echo(f"volpipe apply finds this by itself; --stitching {'valid' if lost else 'overlap'} is exact")
+    if not as_json:
+        took = f"{found.seconds:.1f} s" if found.seconds else "remembered"
+        click.echo(f"{model}: tiled as below it gives the whole-volume result (self-test in float64, {took})")
+        click.echo("\n".join(_table(axes)))
+        click.echo(_advice(found))
+
+
+Axes = dict[str, tuple[AxisFootprint, Fraction]]
+
+
+def _facts(found: Probe, axes: Axes) -> dict[str, Any]:
+    rows = {
+        name: axis.as_json() | {"halo_before": axis.halo_before, "halo_after": axis.halo_after, "scale": str(scale)}
+        for name, (axis, scale) in axes.items()
+    }
+    return {"axes": rows, "refusal": found.refusal, "failure": found.failure, "seconds": round(found.seconds, 3)}
+
+
+def _table(axes: Axes) -> Iterator[str]:
+    rows = [
+        (
+            name,
+            f"{a.need_before}, {a.need_after}",
+            f"{a.halo_before}, {a.halo_after}",
+            a.period,
+            _lengths(a),
+            a.lost,
+            scale,
+        )
+        for name, (a, scale) in axes.items()
+    ]
+    widths = [max(len(str(row[i])) for row in (COLUMNS, *rows)) for i in range(len(COLUMNS))]
+    for row in (COLUMNS, *rows):
+        yield "  ".join(str(value).ljust(width) for value, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _lengths(axis: AxisFootprint) -> str:
+    """Of tiles; a volume of another length is padded at its end."""
+    if axis.period == 1:
+        return "any"
+    return f"{axis.period} n" + (f" + {axis.size_class}" if axis.size_class else "")
+
+
+def _advice(found: Probe) -> str:
+    lost = [] if found.footprint is None else [axis.lost for axis in found.footprint.axes]
+    if min(lost) < 0:
+        return "volpipe apply needs a network that returns no more voxels than it sees: crop them in it"
+    mode = "valid is exact, and its product is shorter by what is lost" if max(lost) else "overlap is exact"
+    scale = "" if set(found.scale) == {1} else f", at {' x '.join(map(str, found.scale))} of the resolution"
+    return f"volpipe apply finds this by itself; --stitching {mode}{scale}"

@@ -81,15 +81,45 @@ def _wraps(axis: int) -> Sign:
 
 def _first(trial: Trial, image: Tensor, sign: Sign) -> str:
     """ " (module ...)" of the first operation that shows a sign, or ""."""
+    program = next((m for m in trial.network.modules() if isinstance(m, torch.fx.GraphModule)), None)
     with _watched(trial.network, sign) as watch, contextlib.suppress(Exception):
-        trial.run(image)
+        trial.run(image, None if program is None else _Stepped(program, watch))
     return watch.found
+
+
+class _Stepped(nn.Module):
+    """An exported program, run node by node: it has no modules, but each node knows whose it was."""
+
+    def __init__(self, program: torch.fx.GraphModule, watch: _Watch) -> None:
+        super().__init__()
+        self.program, self.watch = program, watch
+
+    def forward(self, image: Tensor) -> Any:
+        watch = self.watch
+
+        class Steps(torch.fx.Interpreter):
+            def run_node(self, n: torch.fx.Node) -> Any:
+                owners = [owner for owner in n.meta.get("nn_module_stack", {}).values() if owner[0]]
+                watch.modules = [f"module {_path(path)}: {_class_name(kind)}" for path, kind in owners]
+                watch.name = str(n.target).split(".")[1] if isinstance(n.target, torch._ops.OpOverload) else ""
+                return super().run_node(n)
+
+        return Steps(self.program).run(image)
+
+
+def _path(path: str) -> str:
+    """As torch.export writes it: L['self'].down, or down."""
+    return path.removeprefix("L['self'].").replace("slice(None, None, None).", "")
+
+
+def _class_name(kind: Any) -> str:
+    return str(kind if isinstance(kind, str) else kind.__name__).rpartition(".")[2]
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, sign: Sign) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.sign, self.found = sign, ""
+        self.sign, self.found, self.name = sign, "", ""
         self.modules: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -98,7 +128,8 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name, known = func.overloadpacket.__name__, dict(zip(arguments, args, strict=False)) | kwargs
         out = func(*args, **kwargs)
         if not self.found and self.sign(name, _tensors(args), known, out):
-            self.found = f" ({self.modules[-1]}, operation {name})" if self.modules else f" (operation {name})"
+            operation = f"operation {self.name or name}"  # that of the program, or the one that it comes down to
+            self.found = f" ({self.modules[-1]}, {operation})" if self.modules else f" ({operation})"
         return out
 
 
