@@ -389,6 +389,16 @@ UNTILEABLE = {
         Net(lambda net, x: net.conv(x) + net.place, conv=conv(1, 1), place=nn.Parameter(torch.rand(1, 1, 64, 64))),
         "along y it takes one length alone, 64",
     ),
+    "few lengths": (
+        Net(lambda net, x: net.up(net.down(x) + net.place), down=nn.Conv2d(1, 4, 8, 8),
+            up=nn.ConvTranspose2d(4, 1, 8, 8), place=nn.Parameter(torch.rand(1, 4, 4, 4))),
+        "along y it takes the lengths 8 to 39 alone",
+    ),
+    "a branch on a mean": (
+        Net(lambda net, x: net.near(x) if x.mean() > 0 else net.far(x), near=conv(1, 1), far=conv(1, 1, 7)),
+        "self-test.*operation mean",
+    ),
+    "sorted": (Net(lambda net, x: net.conv(x.sort(2).values), conv=conv(1, 1)), "along y .*operation sort"),
     "NaN hidden by nan_to_num": (hiding(torch.nan_to_num), "self-test.*operation nan_to_num"),
     "NaN hidden by a choice": (hiding(lambda x: torch.where(x > 0, x, 0)), "self-test.*operation where"),
 }  # fmt: skip
@@ -472,6 +482,18 @@ def test_a_network_that_casts_inside_is_probed_in_float64_all_the_same(low, tile
     assert set(found.footprint.axes) == {A(11, 11, 4)}
     with StayInFloat64():
         assert tiled_error(network.double(), found) <= EXACT
+
+
+def test_a_network_that_gives_no_image_is_a_failure_and_no_refusal():
+    found = of(Net(lambda net, x: (x, x)))
+    assert (found.footprint, found.refusal) == (None, "")
+    assert "takes no image with all edges equal" in found.failure
+
+
+def test_a_frozen_script_has_its_weights_as_constants_and_is_probed_with_them():
+    network = nn.Sequential(conv(1, 4), nn.ReLU(), conv(4, 1, 5)).eval()
+    found = of(torch.jit.freeze(torch.jit.trace(network, torch.rand(1, 1, 16, 16))))
+    assert set(found.footprint.axes) == {A(3, 3)}
 
 
 def test_constants_that_are_no_buffers_are_run_in_float64_too():

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from volpipe.models.trial import Refused, Trial
 
 RANDOM = ("dropout", "bernoulli", "rand", "normal_", "uniform_", "multinomial")
-OF_THE_PLACE = ("adaptive", "arange", "linspace", "fft", "roll", "flip")
+OF_THE_PLACE = ("adaptive", "arange", "linspace", "fft", "roll", "flip", "sort")
 ASK_ONLY = ("isnan", "empty_like", "zeros_like", "ones_like", "full_like", "sym_size")
 Sign = Callable[[str, Sequence[Any], dict[str, Any], Any], bool]
 

@@ -176,8 +176,14 @@ class _Axis:
             tried = length + 1 - base
             if tried >= FEWEST_LENGTHS and self._has_step(tried):
                 return
-        taken = f"it takes one length alone, {base}" if len(self.outputs) == 1 else "its output does not grow with it"
-        raise Refused(f"along {self._name} {taken}")
+        raise Refused(f"along {self._name} {self._lengths_taken()}")
+
+    def _lengths_taken(self) -> str:
+        if len(self.outputs) == 1:
+            return f"it takes one length alone, {self.trial.base}"
+        if len(set(self.outputs.values())) == 1:
+            return f"it takes the lengths {min(self.outputs)} to {max(self.outputs)} alone"
+        return "its output does not grow evenly with its input"
 
     def _has_step(self, tried: int) -> bool:
         """The smallest step that fits all lengths that were tried, if they are two steps or more."""
@@ -305,7 +311,8 @@ def _self_test(trial: Trial, axis: int, footprint: AxisFootprint, scale: Fractio
     """
     length = tested_length(footprint, scale, trial.base)
     if not tiled_equals_whole(trial.strip(axis), length, footprint, scale):
-        raise Refused(f"{_differs(footprint)}{culprit.of_hidden(trial)}")
+        who = culprit.of_hidden(trial) or culprit.of_reach(trial, axis, 4 * length)
+        raise Refused(f"{_differs(footprint)}{who}")
     own = trial.network is not trial.own and trial.own_is_affordable(axis, length)
     if own and not tiled_equals_whole(trial.strip(axis, network=trial.own), length, footprint, scale):
         raise OwnWeightsDiffer(f"with its own weights {_differs(footprint)}")

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 LEAST_CHANNELS = 4  # of a thinned layer; with fewer a whole layer may die in a ReLU
@@ -67,7 +68,7 @@ def _with_loose_tensors(network: nn.Module, change: Callable[[Tensor], Tensor]) 
 
 
 class StayInFloat64(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Casts to fewer bits, and checks that they happened, do nothing."""
+    """Casts to fewer bits, and checks that they happened, do nothing; constants of fewer bits are cast to float64."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -76,6 +77,8 @@ class StayInFloat64(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if "_assert_tensor_metadata" in str(func):
             return None
         kwargs = {name: torch.float64 if value in LOW else value for name, value in (kwargs or {}).items()}
+        if not func._schema.is_mutable:
+            args = tree_map_only(Tensor, lambda x: x.double() if x.dtype in LOW else x, args)
         return func(*args, **kwargs)
 
 

@@ -22,6 +22,10 @@ class Refused(Exception):
     """The network cannot be tiled; the message says why."""
 
 
+class Unmet(Exception):
+    """The network could not be run at all; whether it can be tiled is not known."""
+
+
 class Trial:
     """A network that is run for its probe.
 
@@ -95,7 +99,7 @@ class Trial:
             self._sizer = Sizer(self.own, meta, self.in_channels, lambda network, image: self.run(image, network))
             if (edge := self._sizer.smallest_cube(self.ndim, self._least)) is not None:
                 return edge
-        raise Refused(f"it takes no image with all edges equal and up to {LONGEST} voxels: {self._sizer.refusal}")
+        raise Unmet(f"it takes no image with all edges equal and up to {LONGEST} voxels: {self._sizer.refusal}")
 
     def _best_cut(self) -> int:
         """On meta tensors where that can be: no pass with all channels is needed then."""
