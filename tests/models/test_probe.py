@@ -289,13 +289,15 @@ TILEABLE = {
     "depthwise": (nn.Sequential(conv(1, 8), nn.GELU(), conv(8, 8, 7, groups=8), conv(8, 1, 1)), A(4, 4)),
     # a shortcut that would hide the period: small, or closed until training opens it
     "small beside a shortcut": (
-        Net(lambda net, x: net.wide(x) + 1e-4 * net.deep(x), wide=conv(1, 1, 1), deep=small_unet(3)), A(11, 11, 4)),
-    "gate at 0": (
-        Net(lambda net, x: net.wide(x) + net.gate * net.deep(x), wide=conv(1, 1, 1), deep=small_unet(3),
-            gate=nn.Parameter(torch.zeros(()))),
+        Net(lambda net, x: net.wide(x) + 1e-4 * net.deep(x), wide=conv(1, 1, 1), deep=small_unet(3, by_size=True)),
         A(11, 11, 4),
     ),
-    "one channel, which a ReLU may close": (small_unet(4, width=1), A(23, 23, 8)),
+    "gate at 0": (
+        Net(lambda net, x: net.wide(x) + net.gate * net.deep(x), wide=conv(1, 1, 1),
+            deep=small_unet(3, by_size=True), gate=nn.Parameter(torch.zeros(()))),
+        A(11, 11, 4),
+    ),
+    "one channel, which a ReLU may close": (small_unet(4, width=1, by_size=True), A(23, 23, 8)),
     # sizes
     "upsampled to a size": (small_unet(3, by_size=True), A(11, 11, 4)),
     "upsampled to a size, bilinear": (small_unet(4, by_size=True, mode="bilinear"), A(31, 31, 8)),
@@ -443,15 +445,15 @@ def test_the_self_test_notices_one_voxel_that_matters_beyond_the_need():
         assert not probing.tiled_equals_whole(trial.strip(0), 64, short, Fraction(1))
 
 
-def test_the_self_test_has_the_networks_own_weights_too(monkeypatch):
-    """A grid is a weight that says what is read; random ones say something else."""
+def test_the_self_test_has_the_networks_own_weights_too():
+    """A weight that says how far to look; random ones look elsewhere."""
 
-    def shifted(net, image):
-        here = F.affine_grid(torch.eye(2, 3, dtype=image.dtype)[None], list(image.shape), align_corners=False)
-        return F.grid_sample(image, here + net.shift.round(), align_corners=False)
+    def looking(net, image):
+        far = int(net.far)
+        return F.pad(image, (0, 0, 0, far))[:, :, far:]
 
-    network = Net(shifted, shift=nn.Parameter(torch.tensor(8.0)))
-    assert of(network).footprint is None
+    refusal = of(Net(looking, far=nn.Parameter(torch.tensor(8.0)))).refusal
+    assert re.search("with its own weights .*need 0, [01] at period 1", refusal), refusal
 
 
 class Device(nn.Module):

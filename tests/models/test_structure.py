@@ -102,10 +102,12 @@ class Choosing(nn.Module):
             return torch.stack([near, far])[self.weight.argmax() % 2]
         if self.how == "power":
             return near + far ** self.weight[0]
+        if self.how == "whole":
+            return near + far * self.weight[0].to(torch.int64)
         return near + far * self.weight[0].round()
 
 
-@pytest.mark.parametrize("how", ["where", "mask", "index", "power", "round"])
+@pytest.mark.parametrize("how", ["where", "mask", "index", "power", "whole", "round"])
 @pytest.mark.parametrize("suffix", [".pt2", ".pt"])
 def test_a_network_in_which_weights_choose_has_no_structure_to_share(saved, suffix, how):
     assert key(saved(Choosing(how), suffix)) is None

@@ -324,9 +324,9 @@ def _differs(footprint: AxisFootprint) -> str:
 
 
 def tested_length(footprint: AxisFootprint, scale: Fraction, base: int) -> int:
-    """Of the self-test: three tiles with some voxels between them."""
+    """Of the self-test: three tiles with some voxels between, and room for a need larger than what was found."""
     halo = footprint.halo_before + footprint.halo_after
-    return footprint.admissible(max(base, halo + 8 * footprint.period + int(footprint.lost / scale)))
+    return footprint.admissible(max(base, SHORTEST_LINE, halo + 8 * footprint.period + int(footprint.lost / scale)))
 
 
 def tiled_equals_whole(strip: Strip, length: int, footprint: AxisFootprint, scale: Fraction) -> bool:
