@@ -7,8 +7,8 @@ Convention: input voxels, but for `own`, a block of outputs [a, b): output o cov
 are the same voxels where the network keeps the resolution. The need is that of a block with a and b 0 mod P, so any
 other block is rounded out to one first. For a network that keeps its size (`lost == 0`) the tiled
 result is the whole-volume result iff the read covers the need **and** starts at 0 mod period on the volume's grid.
-A volume whose length is not in the size class, or below `smallest`, is *defined* to be padded at its end, for every tile
-the same. A read below `smallest` sees more of the volume: after it, or before it where the volume ends.
+A volume whose length is not in the size class, or below `smallest`, is *defined* to be padded at its end, for every
+tile the same. A read below `smallest` sees more of the volume: after it, or before it where the volume ends.
 A network that takes one length only has no need and no whole-volume result: it has a `window`.
 Source: Rumberger et al., ICCV 2021 (shift equivariance of U-Nets); closed forms stand with each model.
 """
