@@ -156,7 +156,8 @@ class OneByOne(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(n, c, ...) -> (n, c', ...)."""
-        return torch.cat([self.network(image) for image in torch.split(images, 1)])
+        outputs: list[Tensor] = [self.network(image) for image in torch.split(images, 1)]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)  # one, whatever it is: the first tile shows it
 
 
 def _load_script(ref: ModelRef) -> Loaded:
