@@ -111,6 +111,18 @@ def test_torchscript_costs_the_same(model, two_layers, scripted, precision, shap
     assert found.weight_bytes == known.weight_bytes
 
 
+@pytest.mark.parametrize(
+    "made", [torch.jit.script, lambda network: torch.jit.trace(network, torch.rand(1, 2, 8, 8, 8))]
+)
+def test_torchscript_counts_what_torch_unrolls(model, two_layers, made):
+    """Its convolutions stay on torch's kernels."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        network = saved(made(two_layers(3).eval()))
+    voxels = 32**3
+    assert forward_price(model(network, 3), (32, 32, 32), 1, FP32).peak_bytes >= 4 * voxels * (2 + 2 * 27)
+
+
 def test_a_network_that_makes_tensors_of_its_own_is_priced(model):
     class Positions(nn.Module):
         def forward(self, image):

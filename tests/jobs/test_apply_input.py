@@ -198,3 +198,20 @@ def test_a_voxel_size_that_is_not_stated_can_be_given(write_as, noise, applied, 
         applied(source, small, voxel_size_um=(0.1, 0.1, 0.1))
     place, _ = applied(source, small, voxel_size_um=(0.008, 0.004, 0.004))
     assert levels(place)[0].voxel_size_um == pytest.approx((0.008, 0.004, 0.004))
+
+
+def test_a_voxel_size_other_than_the_stated_one_is_refused(volume, noise, applied, small):
+    source = volume(noise(SHAPE))
+    with pytest.raises(ConfigError, match=r"--voxel-size-um 1 x 1 x 1 um: .* states 0.008 x 0.004 x 0.004 um; leave"):
+        applied(source, small, voxel_size_um=(1.0, 1.0, 1.0))
+    applied(source, small, voxel_size_um=(0.008, 0.004, 0.0040001))
+
+
+def test_no_level_is_advised_that_is_in_use_or_fits_less(volume, noise, applied, small):
+    source = volume(noise(SHAPE), voxel_size_um=(0.1, 0.1, 0.1))
+    run(PyramidJob(volume=source, factors="2,2,2"), SERIAL, progress=None)
+    with pytest.raises(ModelError, match=r"has 0.2 x .* the nearest is level 0 with 0.1 x") as stop:
+        applied(source, small, level=1)
+    assert "level 1" not in str(stop.value)
+    with pytest.raises(ModelError, match=r"has 0.1 x 0.1 x 0.1 um; resample the volume"):
+        applied(source, small)

@@ -13,6 +13,7 @@ from torch import nn
 
 from volpipe.errors import GeometryError, ModelError
 from volpipe.models.checkpoint import load_checkpoint
+from volpipe.models.generator import GeneratorArchitecture
 from volpipe.models.unet import UNetArchitecture
 from volpipe.runtime.settings import RunSettings
 
@@ -137,6 +138,34 @@ def test_tiles_that_see_nothing_of_each_other_need_no_halo(volume, noise, applie
     source, given = volume(noise(SHAPE)), exported(theirs, tmp_path)
     _, expected = applied(source, ours, stitching="tile", **BLOCK)
     _, made = applied(source, **given, stitching="tile", halo=(0,), period=(1,), **BLOCK)
+    assert error(made, expected) < 1e-12
+
+
+@pytest.mark.parametrize("engine", ["blocks", "map-overlap"])
+def test_an_export_that_takes_no_length_of_one_period_sees_more(
+    volume, noise, applied, error, tmp_path, theirs, engine
+):
+    """Two planes, and 2 voxels left over along y: at period 2 torch specialises on both."""
+    voxels, given = noise((2, 18, 42)), exported(theirs, tmp_path)
+    source = volume(voxels)
+    with torch.inference_mode():
+        padded = np.pad(voxels.astype("float64"), [(0, 2), (0, 0), (0, 0)], mode="edge")
+        expected = theirs.double()(torch.from_numpy(padded)[None, None])[0, :, :2].numpy()
+    settings = RunSettings(serial=True, threads=1, memory_per_worker="4GiB", engine=engine)
+    _, made = applied(source, **given, settings=settings, block=(2, 16, 16))
+    assert error(made, expected) < 1e-12
+    place, _ = applied(source, **given, settings=settings, block=(2, 16, 16), stitching="tile")
+    assert zarr.open(place).attrs["volpipe"]["exact"] is False
+
+
+def test_a_volume_that_a_mirror_does_not_fit_into_is_padded(volume, noise, network, applied, error):
+    path, voxels = network(GeneratorArchitecture(3, blocks=1, width=2)), noise((3, 20, 20))
+    with torch.inference_mode():
+        padded = np.pad(voxels.astype("float64"), [(0, 5), (0, 0), (0, 0)], mode="edge")
+        expected = (
+            load_checkpoint(path).model().network.double()(torch.from_numpy(padded)[None, None])[0, :, :3].numpy()
+        )
+    _, made = applied(volume(voxels), path, block=(3, 16, 16))
     assert error(made, expected) < 1e-12
 
 

@@ -29,6 +29,11 @@ class Net(nn.Module):
         return self.tail(self.last(self.grow(self.pool(torch.relu(self.first(image))))))
 
 
+class Twice(nn.Module):
+    def forward(self, image):
+        return image, image
+
+
 def export(network, path, shape, dynamic, train=False):
     dims = dict.fromkeys(dynamic, torch.export.Dim.AUTO)
     program = torch.export.export(network.train(train), (torch.zeros(shape),), dynamic_shapes=(dims,))
@@ -82,6 +87,7 @@ def test_an_exported_network_with_a_free_batch_takes_any(tmp_path):
         (Net(), (2, 2, 16, 16), (2, 3), False, "exported for batches of 2"),
         (Net(tail=nn.Dropout()), (1, 2, 16, 16), (2, 3), True, "training mode"),
         (nn.Conv1d(1, 1, 3), (1, 1, 16), (2,), False, "takes 3 axes"),
+        (Net(tail=Twice()), (1, 2, 16, 16), (2, 3), False, "returns tuple; wrap it"),
     ],
 )
 def test_an_export_that_cannot_be_tiled_is_refused(tmp_path, network, shape, dynamic, train, say):

@@ -1,12 +1,15 @@
 """Convolutions on other kernels compute what torch's own would."""
 
 import copy
+import warnings
 
 import pytest
 import torch
 from torch import nn
 
-from volpipe.models.kernels import unrolls, use_fast_kernels
+from volpipe.inference.predictor import copied
+from volpipe.models.kernels import conv3d, unrolls, use_fast_kernels
+from volpipe.models.programs import rewritten
 
 CONVOLUTIONS = [
     nn.Conv3d(1, 4, 3, padding=1),
@@ -49,6 +52,69 @@ def test_the_same_function_of_the_image(conv, memory_format, dtype):
     assert fast.state_dict().keys() == nn.Sequential(conv).state_dict().keys()
 
 
+def exported(network, image, decomposed=False):
+    dims = dict.fromkeys(range(2, image.ndim), torch.export.Dim.AUTO)
+    program = torch.export.export(network.eval(), (image,), dynamic_shapes=(dims,))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of torch's own
+        program = program.run_decompositions({}) if decomposed else program
+    return rewritten(program.module()).requires_grad_(False)
+
+
+def called(program):
+    return [node.target for node in program.graph.nodes if node.op == "call_function"]
+
+
+@pytest.mark.parametrize("conv", CONVOLUTIONS, ids=name)
+@pytest.mark.parametrize("decomposed", [False, True], ids=["as exported", "decomposed"])
+def test_an_exported_program_is_the_same_function_of_the_image(conv, decomposed):
+    image = torch.randn(1, conv.in_channels, 9, 8, 11)
+    fast = exported(copy.deepcopy(conv), image, decomposed)
+    assert conv3d in called(fast)
+    with torch.inference_mode():
+        assert (fast(image) - conv(image)).abs().max() < 1e-5
+        assert copied(fast).to("meta")(image.to("meta")).shape == conv(image).shape
+        conv, fast = copy.deepcopy(conv).double(), copied(fast).double()
+        assert (fast(image.double()) - conv(image.double())).abs().max() < 1e-13
+
+
+class Normed(nn.Module):
+    """Convolutions and batch norms; `shared` is seen by another one too."""
+
+    def __init__(self, ndim, bias):
+        super().__init__()
+        conv, norm = {2: (nn.Conv2d, nn.BatchNorm2d), 3: (nn.Conv3d, nn.BatchNorm3d)}[ndim]
+        self.first, self.shared = conv(2, 4, 3, padding=1, bias=bias), conv(4, 4, 1, bias=bias)
+        self.norms = nn.ModuleList([norm(4), norm(4, affine=False)])
+        for norm in self.norms:
+            norm.running_mean.normal_()
+            norm.running_var.uniform_(0.5, 2)
+
+    def forward(self, image):
+        shared = self.shared(torch.relu_(self.norms[0](self.first(image))))
+        return self.norms[1](shared) + shared
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("bias", [True, False])
+def test_batch_norms_of_a_program_go_into_the_convolutions_that_they_alone_see(ndim, bias):
+    network, image = Normed(ndim, bias).eval(), torch.randn(1, 2, *(6, 7, 8)[-ndim:])
+    fast = exported(copy.deepcopy(network), image)
+    assert called(fast).count(torch.ops.aten.batch_norm.default) == 1
+    assert not [name for name in fast.state_dict() if name.startswith(("first", "norms.0.running"))]
+    with torch.inference_mode():
+        assert (fast(image) - network(image)).abs().max() < 1e-5
+        fast, network = copied(fast).double(), network.double()
+        assert (fast(image.double()) - network(image.double())).abs().max() < 1e-5  # folded in fp32
+
+
+def test_half_precision_of_a_program_stays_torchs():
+    conv, image = nn.Conv3d(4, 4, 3), torch.randn(1, 4, 6, 7, 8)
+    fast = exported(copy.deepcopy(conv), image)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(fast(image), conv(image))
+
+
 def test_half_precision_stays_torchs():
     """Autocast knows torch's operations only: ours would run in float32."""
     conv = nn.Conv3d(4, 4, 3)
@@ -86,7 +152,7 @@ def peak_and_flops(network, side):
     from volpipe.models.model import Model
     from volpipe.models.normalisation import Normalisation
 
-    model = Model(network.float().eval(), 3, 1, 1, None, Normalisation.identity(1), None, ("out",), None, "")
+    model = Model(network, 3, 1, 1, None, Normalisation.identity(1), None, ("out",), None, "")
     price = forward_price(model, (side,) * 3, 1, Precision("fp32"))
     return price.peak_bytes, price.flops
 
@@ -95,11 +161,19 @@ def test_the_price_tells_the_kernels_apart():
     """27 times the image for torch's own; as many operations either way."""
     from volpipe.models.layers import for_inference
 
-    slow = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.Conv3d(4, 1, 3, padding=1))
+    slow = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.Conv3d(4, 1, 3, padding=1)).requires_grad_(False)
     fast = for_inference(copy.deepcopy(slow))
     (slow_peak, slow_flops), (fast_peak, fast_flops) = peak_and_flops(slow, 32), peak_and_flops(fast, 32)
     assert fast_peak < slow_peak / 10
     assert fast_flops == slow_flops == 2 * 2 * 4 * 27 * 32**3
+
+
+def test_a_program_costs_what_its_network_does():
+    from volpipe.models.layers import for_inference
+
+    network = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.Conv3d(4, 1, 1))
+    program = exported(copy.deepcopy(network), torch.zeros(1, 1, 8, 9, 10))
+    assert peak_and_flops(program, 32) == peak_and_flops(for_inference(network), 32)
 
 
 @pytest.mark.parametrize(("channels", "side"), [(1, 128), (4, 64), (6, 64), (16, 24), (16, 48)])

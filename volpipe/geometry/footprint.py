@@ -7,7 +7,8 @@ Convention: input voxels, but for `own`, a block of outputs [a, b): output o cov
 are the same voxels where the network keeps the resolution. The need is that of a block with a and b 0 mod P, so any
 other block is rounded out to one first. For a network that keeps its size (`lost == 0`) the tiled
 result is the whole-volume result iff the read covers the need **and** starts at 0 mod period on the volume's grid.
-A volume whose length is not in the size class is *defined* to be padded at its end, for every tile the same.
+A volume whose length is not in the size class, or below `smallest`, is *defined* to be padded at its end, for every
+tile the same. A read below `smallest` sees more of the volume: after it, or before it where the volume ends.
 A network that takes one length only has no need and no whole-volume result: it has a `window`.
 Source: Rumberger et al., ICCV 2021 (shift equivariance of U-Nets); closed forms stand with each model.
 """
@@ -37,6 +38,7 @@ class AxisFootprint:
         lost: voxels by which the output is shorter than the input, in outputs (0 for padded convolutions).
         scale: output voxels per input voxel.
         window: the only length that the network takes; None if it takes many.
+        smallest: no shorter input is admissible.
     """
 
     need_before: int = 0
@@ -46,6 +48,7 @@ class AxisFootprint:
     lost: int = 0
     scale: Fraction = Fraction(1)
     window: int | None = None
+    smallest: int = 1
 
     def __post_init__(self) -> None:
         if self.period < 1:
@@ -58,6 +61,8 @@ class AxisFootprint:
             )
         if self.window is not None and (self.window < 1 or self.window % self.period):
             raise GeometryError(f"footprint: window {self.window}; give a multiple of its token {self.period}")
+        if self.smallest < 1:
+            raise GeometryError(f"footprint: smallest {self.smallest}; give 1 or more")
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> AxisFootprint:
@@ -90,7 +95,7 @@ class AxisFootprint:
 
     def admissible(self, length: int) -> int:
         """The shortest admissible input length that is at least `length`."""
-        return max(1, ceil_to(max(0, length - self.size_class), self.period) + self.size_class)
+        return ceil_to(max(0, max(length, self.smallest) - self.size_class), self.period) + self.size_class
 
     def read(self, start: int, stop: int, length: int) -> tuple[int, int]:
         """Input range of a tile that owns the outputs [start, stop) of a volume of `length` voxels.
@@ -102,7 +107,14 @@ class AxisFootprint:
         stop = ceil_to(stop, self.output_period) * self.period // self.output_period
         first = max(0, floor_to(start - self.need_before, self.period))
         last = first + self.admissible(stop + self.need_after - first)
-        return first, min(last, self.admissible(length))
+        return self.lengthened(first, min(last, self.admissible(length)), length)
+
+    def lengthened(self, first: int, last: int, length: int) -> tuple[int, int]:
+        """A read of a volume of `length` voxels, with more of its voxels where the network takes none so short."""
+        least = self.admissible(1)
+        if last - first < least:
+            last = min(first + least, self.admissible(length))
+        return min(first, last - least), last
 
     def hull(self, other: AxisFootprint) -> AxisFootprint:
         """What covers both: the larger needs, on a lattice that both know.
@@ -120,6 +132,7 @@ class AxisFootprint:
             max(self.need_before, other.need_before),
             max(self.need_after, other.need_after),
             math.lcm(self.period, other.period),
+            smallest=max(self.smallest, other.smallest),
         )
 
 

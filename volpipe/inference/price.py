@@ -25,6 +25,7 @@ from volpipe.inference.predictor import copied
 from volpipe.models import kernels
 from volpipe.models.model import Model
 
+_CONVOLUTIONS = (torch.ops.aten.convolution, torch.ops.aten._convolution)  # the latter in a traced script
 SMALL_TILE = 64  # voxels along an axis: the larger of the tiles that a user's network was tried on
 
 
@@ -76,7 +77,7 @@ class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
         out = func(*args, **kwargs)
         if formula := flop_registry.get(func.overloadpacket):
             self.flops += formula(*args, **kwargs, out_val=out)
-        if func is torch.ops.aten.convolution.default and _unrolls(args[0], args[1]):
+        if func.overloadpacket in _CONVOLUTIONS and _unrolls(args[0], args[1]):
             image = args[0] if args[6] else out  # transposed: from the outputs' windows back to the image
             self.scratch(_columns_bytes(image, args[1]))
         for leaf in tree_iter(out):

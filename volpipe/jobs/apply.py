@@ -40,7 +40,7 @@ class ApplyJob(NetworkOptions):
     channel: int | None = Field(None, ge=0, description="Channel of the input; all if not given.")
     time: int | None = Field(None, ge=0, description="Time point of the input.")
     voxel_size_um: tuple[float, float, float] | None = Field(
-        None, description="Of the input z, y, x, where it states none."
+        None, description="Of the input z, y, x, where it states none; another than it states is refused."
     )
     audit: int | None = Field(
         None, ge=0, description="Boxes across faces that are computed again from the input; a few if not given."

@@ -13,7 +13,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from volpipe import __version__
-from volpipe.errors import GeometryError, ModelError
+from volpipe.errors import ConfigError, GeometryError, ModelError
 from volpipe.geometry import BlockGrid, Box
 from volpipe.jobs import tiling
 from volpipe.jobs.fit import Fit
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 Number = TypeVar("Number", int, float)
 FORMAT = 2  # of the key: raised when the same key would mean other voxels
 VOXEL_SIZE_TOLERANCE = 0.10  # a network trained at another voxel size sees other structures
+VOXEL_SIZE_ROUNDING = 0.001  # between what a file states and what a person types
 
 
 class Setup(Fit):
@@ -39,6 +40,7 @@ class Setup(Fit):
         self.source: Source = open_source(job.input, level=job.level, channel=job.channel, time=job.time)
         check_place(job.output)
         check_apart(job.output, self.source.location)
+        self._check_given_voxel_size()
         super().__init__(
             job, self.source.shape, self.source.channels, self.source.location, lambda: load_statistics(self.source)
         )
@@ -57,11 +59,21 @@ class Setup(Fit):
         check_apart(self.job.output, source.location)
         return Mask(source, self.source.shape, self.voxel_size_um)
 
+    def _check_given_voxel_size(self) -> None:
+        given, stated = self.job.voxel_size_um, self.source.voxel_size_um
+        if given is not None and stated is not None and _differs(stated, given):
+            raise ConfigError(
+                f"--voxel-size-um {_um(given)}: {self.source.location} states {_um(stated)}; leave the option out, or "
+                "correct the volume's metadata"
+            )
+
     def _check_voxel_size(self) -> None:
         trained, given = self.model.voxel_size_um, self.voxel_size_um
         if trained is None or given is None or self._off(given) <= VOXEL_SIZE_TOLERANCE:
             return
-        levels = [(i, level.voxel_size_um) for i, level in enumerate(levels_of(self.job.input)) if level.voxel_size_um]
+        sizes = [(i, level.voxel_size_um) for i, level in enumerate(levels_of(self.job.input))]
+        others = [(i, size) for i, size in sizes if size is not None and i != (self.job.level or 0)]
+        levels = [(i, size) for i, size in others if self._off(size) < self._off(given)]
         nearest = min(levels, key=lambda level: self._off(level[1]), default=None)
         hint = "resample the volume or give another model"
         if nearest is not None and self._off(nearest[1]) <= VOXEL_SIZE_TOLERANCE:
@@ -195,3 +207,7 @@ def triple(extent: Sequence[Number]) -> tuple[Number, Number, Number]:
 
 def _um(size: tuple[float, ...]) -> str:
     return " x ".join(f"{s:g}" for s in size) + " um"
+
+
+def _differs(stated: tuple[float, ...], given: tuple[float, ...]) -> bool:
+    return any(abs(b / a - 1) > VOXEL_SIZE_ROUNDING for a, b in zip(stated, given, strict=True))

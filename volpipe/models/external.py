@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from volpipe.errors import ModelError, reason
 from volpipe.geometry import ceil_to
-from volpipe.models import factory
+from volpipe.models import factory, programs
 from volpipe.models.archive import require_plain_export, require_torchscript
 from volpipe.models.layers import for_inference, tile_statistics
 from volpipe.models.model import Model, ModelRef, footprint_by_hand
@@ -101,7 +101,7 @@ def _load_exported(ref: ModelRef) -> Loaded:
         raise ModelError(f"model {ref.location}: torch.export cannot load it ({reason(error)})") from error
     shape = _input_shape(ref.location, program)
     _require_eval(ref.location, program)
-    network: nn.Module = program.module()
+    network: nn.Module = programs.rewritten(program.module())
     if isinstance(shape[0], int):
         network = OneByOne(network, ref.location, shape[0])
     return Loaded(network.requires_grad_(False), len(shape) - 2, int(shape[1]), _exported_statistics(program))
@@ -156,7 +156,8 @@ class OneByOne(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(n, c, ...) -> (n, c', ...)."""
-        return torch.cat([self.network(image) for image in torch.split(images, 1)])
+        outputs: list[Tensor] = [self.network(image) for image in torch.split(images, 1)]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)  # one, whatever it is: the first tile shows it
 
 
 def _load_script(ref: ModelRef) -> Loaded:

@@ -8,11 +8,14 @@
                    whatever the size, through an operation of our own so that a price can tell the two apart.
 
 Source of the rule: aten/src/ATen/native/Convolution.cpp, `use_mkldnn`. A module keeps its weights, names and hooks;
-only its class changes, so this serves a user's networks as well as ours.
+only its class changes, so this serves a user's networks as well as ours. An exported program has no such modules: its
+graph calls `conv3d` instead (`programs.py`). TorchScript is left on torch's kernels: a loaded script can be given other
+operations through private passes alone, and a frozen one is tied to a device and a type. Its price counts them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -27,24 +30,37 @@ _LIBRARY.define(  # type: ignore[no-untyped-call]
 )
 
 
-class _PointwiseConv3d(nn.Conv3d):
-    def forward(self, image: Tensor) -> Tensor:
-        if _on_gpu(image):
-            return super().forward(image)
-        axis = image.ndim - 4  # torch takes images without a batch too
-        out = functional.linear(image.movedim(axis, -1), self.weight.flatten(1), self.bias)
-        return out.movedim(-1, axis)
+def conv3d(
+    image: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | str = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Tensor:
+    """`functional.conv3d` with its arguments, on the kernel that is fast for these."""
+    stride, dilation = _triple(stride), _triple(dilation)
+    sides = _sides(padding, weight, dilation)
+    if not _on_gpu(image):
+        if {*weight.shape[2:], *stride, groups} == {1} and not any(sides):
+            return _over_channels(image, weight, bias)
+        if image.ndim == 5 and _compute_dtype(image) == torch.float32 and _has_onednn():
+            before, after = sides[-2::-2], sides[::-2]
+            if before != after:  # the kernel puts as many zeros on both sides
+                image, before = functional.pad(image, sides), (0, 0, 0)
+            out: Tensor = torch.ops.volpipe.convolution(image, weight, bias, before, stride, dilation, groups)
+            return out
+    return functional.conv3d(image, weight, bias, stride, padding, dilation, groups)
 
 
-class _DirectConv3d(nn.Conv3d):
+class _FastConv3d(nn.Conv3d):
     def forward(self, image: Tensor) -> Tensor:
-        if _on_gpu(image) or image.ndim != 5 or _compute_dtype(image) != torch.float32:
-            return super().forward(image)
-        image, padding = _padded(self, image)
-        out: Tensor = torch.ops.volpipe.convolution(
-            image, self.weight, self.bias, padding, self.stride, self.dilation, self.groups
-        )
-        return out
+        padding: tuple[int, ...] | str = self.padding
+        if self.padding_mode != "zeros":
+            sides = self._reversed_padding_repeated_twice
+            image, padding = functional.pad(image, sides, mode=self.padding_mode), 0  # type: ignore[assignment]
+        return conv3d(image, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
 
 def use_fast_kernels(network: nn.Module) -> nn.Module:
@@ -54,10 +70,7 @@ def use_fast_kernels(network: nn.Module) -> nn.Module:
     """
     for module in network.modules():
         if type(module) is nn.Conv3d:
-            if _is_pointwise(module):
-                module.__class__ = _PointwiseConv3d
-            elif torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-                module.__class__ = _DirectConv3d
+            module.__class__ = _FastConv3d
     return network
 
 
@@ -71,19 +84,30 @@ def unrolls(image: Tensor, weight: Tensor) -> bool:
 _SMALL_IMAGE, _WIDE_KERNEL = 20480, 3
 
 
-def _is_pointwise(conv: nn.Conv3d) -> bool:
-    padded = not isinstance(conv.padding, str) and any(conv.padding)  # the words pad nothing around a kernel of 1
-    return set(conv.kernel_size + conv.stride) == {1} and conv.groups == 1 and not padded
+def _triple(value: int | Sequence[int]) -> tuple[int, ...]:
+    """One number, alone or in a list, stands for all axes, as in torch."""
+    given = (value,) if isinstance(value, int) else tuple(value)
+    return given * 3 if len(given) == 1 else given
 
 
-def _padded(conv: nn.Conv3d, image: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-    """(image, zeros per axis that the kernel itself puts on both sides): only what it cannot do is put on the image."""
-    sides = conv._reversed_padding_repeated_twice  # x before and after, y, z
-    before, after = sides[-2::-2], sides[::-2]
-    if conv.padding_mode == "zeros" and before == after:
-        return image, tuple(before)
-    mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
-    return functional.pad(image, sides, mode=mode), (0, 0, 0)
+def _sides(padding: int | Sequence[int] | str, weight: Tensor, dilation: Sequence[int]) -> tuple[int, ...]:
+    """Zeros around the image as `functional.pad` takes them: x before and after, y, z."""
+    if padding == "valid":
+        return (0,) * 6
+    if padding == "same":
+        spans = [d * (n - 1) for d, n in zip(dilation, weight.shape[2:], strict=True)]
+        return tuple(side for span in reversed(spans) for side in (span // 2, span - span // 2))
+    assert not isinstance(padding, str)
+    return tuple(side for side in reversed(_triple(padding)) for _ in "ab")
+
+
+def _over_channels(image: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    axis = image.ndim - 4  # torch takes images without a batch too
+    return functional.linear(image.movedim(axis, -1), weight.flatten(1), bias).movedim(-1, axis)
+
+
+def _has_onednn() -> bool:
+    return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
 def _compute_dtype(image: Tensor) -> torch.dtype:

@@ -18,6 +18,7 @@ from volpipe.geometry import Footprint, ceil_to
 from volpipe.models.measured import measured
 from volpipe.models.model import Model, ModelRef, footprint_by_hand
 from volpipe.models.sizes import output_shape
+from volpipe.models.smallest import with_smallest
 
 ByHand = Literal["ignored", "checked", "taken"]
 TRIED = 64  # voxels; a shorter tile may be refused by a deep network
@@ -54,6 +55,13 @@ def settle(ref: ModelRef, model: Model, *, halo: ByHand, allow_inexact: bool) ->
     Raises:
         ModelError: the halo by hand is short of the need, or its period no multiple.
     """
+    settled = _settled(ref, model, halo, allow_inexact)
+    if settled.footprint is None:
+        return settled
+    return replace(settled, footprint=with_smallest(model.network, model.in_channels, settled.footprint))
+
+
+def _settled(ref: ModelRef, model: Model, halo: ByHand, allow_inexact: bool) -> Settled:
     given, known = footprint_by_hand(ref, model.ndim), _known(ref, model)
     if known.footprint is None:
         _require_size_kept(ref, model, given)

@@ -83,7 +83,12 @@ def output_shape(network: nn.Module, in_channels: int, shape: Sequence[int]) -> 
 
 def smallest_edge(network: nn.Module, ndim: int, in_channels: int) -> int | None:
     """Edge of the smallest cube that a network takes; None if there is none."""
-    return Sizer(network, stand_in.on_meta(network), in_channels, _plainly).smallest_cube(ndim)
+    return sizer_of(network, in_channels).smallest_cube(ndim)
+
+
+def sizer_of(network: nn.Module, in_channels: int) -> Sizer:
+    """Asks a network as it is, or its copy on meta tensors."""
+    return Sizer(network, stand_in.on_meta(network), in_channels, _plainly)
 
 
 def _plainly(network: nn.Module, image: Tensor) -> Tensor:

@@ -41,8 +41,12 @@ class TileAndStitch:
         return [replace(self.alone(cell, volume, footprint), own=cell.intersect(core)) for cell in cells]
 
     def alone(self, own: Box, volume: Sequence[int], footprint: Footprint) -> Tile:
-        """See `Mode`: the box starts on the period; the tile ends on it, or where the padded volume does."""
+        """See `Mode`: the box starts on the period; the tile ends on it, or where the padded volume does.
+
+        One that the network finds too short sees something of its neighbour.
+        """
         inputs = footprint.inputs(own)
-        axes = zip(footprint.axes, inputs.stop, volume, strict=True)
-        stop = tuple(min(ceil_to(b, axis.period), axis.admissible(n)) for axis, b, n in axes)
-        return Tile(own, Box(inputs.start, stop), scale=footprint.scale)
+        axes = zip(footprint.axes, inputs.start, inputs.stop, volume, strict=True)
+        reads = [axis.lengthened(a, min(ceil_to(b, axis.period), axis.admissible(n)), n) for axis, a, b, n in axes]
+        start, stop = zip(*reads, strict=True)
+        return Tile(own, Box(start, stop), scale=footprint.scale)
