@@ -185,3 +185,25 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     with pytest.raises(kind, match=say):
         applied(source, model, **options)
     assert not list(tmp_path.glob("out*"))
+
+
+def test_a_users_network_with_a_fixed_input_is_found_to_be_one(volume, noise, applied, tmp_path):
+    class Fixed(nn.Module):
+        """A linear layer over all tokens of a window of 16."""
+
+        def __init__(self):
+            super().__init__()
+            self.embed, self.mix, self.shuffle = nn.Conv2d(1, 16, 4, stride=4), nn.Linear(16, 16), nn.PixelShuffle(4)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            tokens = self.embed(image)
+            return self.shuffle(self.mix(tokens.flatten(2)).reshape(tokens.shape))
+
+    torch.manual_seed(0)
+    torch.jit.trace(Fixed().eval(), torch.zeros(1, 1, 16, 16)).save(tmp_path / "fixed.pt")
+    network, voxels = torch.jit.load(tmp_path / "fixed.pt").double(), noise((2, 32, 48))
+    place, made = applied(volume(voxels), str(tmp_path / "fixed.pt"), assembly="2d", block=(1, 16, 24))
+    assert open_product(place).attributes["exact_reason"].startswith("fixed window")
+    with torch.inference_mode():
+        corner = network(torch.from_numpy(voxels[1, 16:, 16:32].astype(float))[None, None])[0, 0].numpy()
+    np.testing.assert_allclose(made[0, 1, 16:, 16:32], corner, atol=1e-12)

@@ -15,6 +15,7 @@ CONVOLUTIONS = [
     nn.Conv3d(1, 4, 3, padding=1),
     nn.Conv3d(1, 4, (1, 3, 3), padding="same", padding_mode="reflect"),
     nn.Conv3d(3, 2, (5, 3, 1), padding="same"),
+    nn.Conv3d(3, 2, (2, 4, 3), padding="same"),
     nn.Conv3d(3, 2, 3, padding="valid"),
     nn.Conv3d(3, 2, 3, padding=(0, 1, 2)),
     nn.Conv3d(4, 4, 3, padding=(0, 1, 2), padding_mode="circular"),
@@ -28,6 +29,7 @@ CONVOLUTIONS = [
     nn.Conv3d(3, 4, 1, stride=2),
     nn.Conv3d(4, 4, 1, groups=2),
 ]
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 LEFT_ALONE = [nn.Conv2d(1, 4, 3), nn.Conv2d(3, 4, 1), nn.LazyConv3d(4, 3)]
 
 

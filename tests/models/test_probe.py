@@ -387,15 +387,6 @@ UNTILEABLE = {
     "rolled": (Net(lambda net, x: net.conv(x.roll(3, 2)), conv=conv(1, 1)), "one face .* the other .*roll"),
     "mirrored": (Net(lambda net, x: net.conv(x) + x.flip(3), conv=conv(1, 1)), "along x no shift .*flip"),
     "coordinates": (Net(with_coordinates, conv=conv(2, 1)), "along y no shift .*linspace"),
-    "one length": (
-        Net(lambda net, x: net.conv(x) + net.place, conv=conv(1, 1), place=nn.Parameter(torch.rand(1, 1, 64, 64))),
-        "along y it takes one length alone, 64",
-    ),
-    "few lengths": (
-        Net(lambda net, x: net.up(net.down(x) + net.place), down=nn.Conv2d(1, 4, 8, 8),
-            up=nn.ConvTranspose2d(4, 1, 8, 8), place=nn.Parameter(torch.rand(1, 4, 4, 4))),
-        "along y it takes the lengths 8 to 39 alone",
-    ),
     "a branch on a mean": (
         Net(lambda net, x: net.near(x) if x.mean() > 0 else net.far(x), near=conv(1, 1), far=conv(1, 1, 7)),
         "self-test.*operation mean",
@@ -546,3 +537,26 @@ def test_a_script_is_probed():
     found = of(torch.jit.script(network))
     assert found.refusal == ""
     assert set(found.footprint.axes) == {AxisFootprint(3, 3, 1)}
+
+
+class Fixed(nn.Module):
+    """A transformer's way with images: a linear layer over the tokens of one length, tokens of 4 voxels."""
+
+    def __init__(self, embeds):
+        super().__init__()
+        self.embed, self.mix = nn.Conv2d(1, 3, 4, stride=4), nn.Linear(64, 64)
+        self.shuffle = None if embeds else nn.PixelShuffle(4)
+        self.grow = nn.Conv2d(3, 16, 1)
+
+    def forward(self, image):
+        tokens = self.embed(image)
+        mixed = self.mix(tokens.flatten(2)).reshape(tokens.shape)
+        return mixed if self.shuffle is None else self.shuffle(self.grow(mixed))
+
+
+@pytest.mark.parametrize(("embeds", "scale", "period"), [(False, 1, 1), (True, Fraction(1, 4), 4)])
+def test_a_network_with_a_fixed_input_has_a_window(embeds, scale, period):
+    found = of(Fixed(embeds))
+    assert found.refusal == found.failure == ""
+    assert set(found.scale) == {scale}
+    assert set(found.footprint.axes) == {AxisFootprint(period=period, window=32)}

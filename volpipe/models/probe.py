@@ -69,6 +69,14 @@ class OwnWeightsDiffer(Refused):
     """The stand-in passed the self-test, and the network itself did not."""
 
 
+class OneLength(Refused):
+    """Along an axis the network takes one length alone; `scale` is that of its output."""
+
+    def __init__(self, text: str, scale: Fraction) -> None:
+        super().__init__(text)
+        self.scale = scale
+
+
 class WideImagesDiffer(Refused):
     """What was found on narrow strips is not true of wide ones; windows that shrink with the image do that."""
 
@@ -108,7 +116,7 @@ def holds(network: nn.Module, ndim: int, in_channels: int, found: Probe) -> bool
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """Strips are small: two threads took 4 times the CPU time of one on a busy machine, and as long on a free one."""
+    """Strips are small: two threads took 4 times the CPU time of one (measured on a busy machine)."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -130,6 +138,8 @@ def _measured(network: nn.Module, ndim: int, in_channels: int) -> tuple[Trial, F
             found = [_Axis(trial, axis).measured() for axis in range(ndim)]
             _require_same_in_wide_images(trial, found)
             return trial, found
+        except OneLength:
+            return trial, _windowed(trial)
         except OwnWeightsDiffer:
             if trial.cut == 1:
                 raise
@@ -138,6 +148,24 @@ def _measured(network: nn.Module, ndim: int, in_channels: int) -> tuple[Trial, F
             least = 4 * trial.base
             if least > WIDEST:
                 raise
+
+
+def _windowed(trial: Trial) -> Found:
+    """Of a network with a fixed input, as transformers have: the cube that it takes. What it gives depends on all of it,
+    so that its windows may lie anywhere that its outputs allow.
+
+    Raises:
+        Refused: it takes several lengths along another axis.
+    """
+    found = []
+    for axis in range(trial.ndim):
+        try:
+            _Axis(trial, axis).measured()
+        except OneLength as one:
+            found.append((AxisFootprint(period=one.scale.denominator, window=trial.base), one.scale))
+            continue
+        raise Refused("it takes one length alone along some axes, and several along others")
+    return found
 
 
 def _require_same_in_wide_images(trial: Trial, found: Found) -> None:
@@ -176,14 +204,9 @@ class _Axis:
             tried = length + 1 - base
             if tried >= FEWEST_LENGTHS and self._has_step(tried):
                 return
-        raise Refused(f"along {self._name} {self._lengths_taken()}")
-
-    def _lengths_taken(self) -> str:
-        if len(self.outputs) == 1:
-            return f"it takes one length alone, {self.trial.base}"
-        if len(set(self.outputs.values())) == 1:
-            return f"it takes the lengths {min(self.outputs)} to {max(self.outputs)} alone"
-        return "its output does not grow evenly with its input"
+        if len(set(self.outputs.values())) == 1 and max(self.outputs) < 2 * base:  # some more may be cut off inside
+            raise OneLength(f"along {self._name} it takes one length alone, {base}", Fraction(self.outputs[base], base))
+        raise Refused(f"along {self._name} its output does not grow evenly with its input")
 
     def _has_step(self, tried: int) -> bool:
         """The smallest step that fits all lengths that were tried, if they are two steps or more."""
