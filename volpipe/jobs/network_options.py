@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from volpipe.jobs.fields import Fields, one_for_three, one_number
+from volpipe.jobs.fields import Fields, one_for_three, one_number, read_by
+from volpipe.jobs.normalise import parse_normalise
 
 
 class NetworkOptions(Fields):
@@ -64,3 +65,4 @@ class NetworkOptions(Fields):
     _per_volume_axis = field_validator("tile", mode="before", json_schema_input_type=int | tuple[int, int, int] | None)(
         one_for_three
     )
+    _known_form = field_validator("normalise")(read_by(parse_normalise))

@@ -26,6 +26,7 @@ _REFUSED = {
     errno.EROFS: "the file system is read-only",
     errno.EACCES: "permission denied",
     errno.EPERM: "not permitted",
+    errno.ENOENT: "there is no such folder, and none can be made",  # parents are made first; not in /proc
 }
 _DENIED = {"PermissionDeniedError", "UnauthenticatedError"}  # obstore's, by name: obstore is an extra
 
@@ -87,8 +88,8 @@ def writing(location: str) -> Iterator[None]:
     """Turn a full disk or a store that refuses into one line.
 
     Raises:
-        WriteError: no space, no quota, or no permission. Other failures pass: they may go away when tried
-        again.
+        WriteError: no space, no quota, no permission, or no folder can be made. Other failures pass: they may go away
+        when tried again.
     """
     try:
         yield
