@@ -79,7 +79,15 @@ class ProductError(UsageError):
 
 
 class RunError(VolpipeError):
-    """Something failed after writing had begun."""
+    """Something failed after writing had begun.
+
+    Attributes:
+        detail: tracebacks of the blocks that failed, from where they ran.
+    """
+
+    def __init__(self, text: str = "", detail: str = "") -> None:
+        super().__init__(text)
+        self.detail = detail
 
 
 class ReadError(RunError):

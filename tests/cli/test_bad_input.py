@@ -306,6 +306,18 @@ def test_the_traceback_is_shown_with_debug_only(apply, tmp_path):
     assert "VolumeError" in answer.err.splitlines()[-1]
 
 
+def test_the_traceback_of_a_failing_block_is_shown_with_debug(apply, monkeypatch):
+    def broken(*_):
+        raise ValueError("three is not four")
+
+    monkeypatch.setattr("volpipe.jobs.apply_work.ApplyWork.__call__", broken)
+    assert "in broken" not in apply().err
+    answer = apply("--debug")
+    assert answer.code == 3
+    assert "in broken" in answer.err
+    assert answer.err.splitlines()[-1].startswith("BlocksFailed: ")
+
+
 # ---------------------------------------------------------------------- after writing has begun
 
 

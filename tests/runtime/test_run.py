@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from volpipe.errors import BlocksFailed, ProductError, RunError
+from volpipe.errors import BlocksFailed, ProductError, ReadError, RunError
 from volpipe.runtime import cluster
 from volpipe.runtime.run import run
 from volpipe.runtime.settings import RunSettings
@@ -54,6 +54,17 @@ def test_a_failing_task_is_set_aside_and_the_rest_is_done(job, settings, tmp_pat
     assert one.work("block").calls().count(3) == 2
     assert (summary.before, summary.done) == (16, 2)
     assert mended.finished == [18]
+
+
+def test_a_few_failures_are_told_with_their_tracebacks(job, counting, monkeypatch):
+    def broken(self, kind):
+        raise ReadError(kind)
+
+    one = job(faults={item: (text, 99) for item, text in enumerate(["a", "a", "b", "c", "d"])})
+    monkeypatch.setattr(counting.CountingWork, "fail", broken)
+    with pytest.raises(BlocksFailed, match=r"5 failed, the first: a \| b \| c; mend") as stop:
+        go(one)
+    assert stop.value.detail.count("in broken") == 3
 
 
 def test_workers_that_are_slow_to_end_do_not_undo_a_run(job, monkeypatch):

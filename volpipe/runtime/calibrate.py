@@ -171,7 +171,7 @@ def _receipts(plan: Plan, tasks: list[Task], crew: Crew) -> list[Receipt]:
 
 def _receipt(outcome: Receipt | Failure) -> Receipt:
     if isinstance(outcome, Failure):
-        raise RunError(f"calibration: {outcome.text}")
+        raise RunError(f"calibration: {outcome.text}", outcome.detail)
     return outcome
 
 

@@ -33,6 +33,7 @@ BATCHES_IN_HAND = 2  # per slot: one at work, one waiting in the worker
 LARGEST_BATCH = 16
 BLOCKS = "apply"  # the work that the engine map-overlap can do
 NO_PROMISE = "map-overlap: dask keeps chunks and their overlaps in memory; what the plan promises does not hold"
+TOLD = 3  # failures whose texts are told at the end
 HOPELESS = 8  # failures before the first success: every block fails alike
 
 
@@ -340,7 +341,7 @@ class _Loop:
 
     def _failed(self, failure: Failure) -> None:
         if failure.fatal:
-            raise RunError(failure.text)
+            raise RunError(failure.text, failure.detail)
         task = self._in_hand.pop(failure.name)
         self._tries[failure.name] = self._tries.get(failure.name, 0) + 1
         if failure.retry and self._tries[failure.name] <= self._retries:
@@ -349,11 +350,14 @@ class _Loop:
         self.failures.append(failure)
         self._schedule.fail(task)
         if not self._any_done and len(self.failures) >= HOPELESS:
-            raise RunError(f"the first {HOPELESS} blocks all failed; the last: {failure.text}")
+            raise RunError(f"the first {HOPELESS} blocks all failed; the last: {failure.text}", failure.detail)
 
 
 def _blocks_failed(summary: Summary, left: int) -> BlocksFailed:
+    told = list({failure.text: failure for failure in summary.failures}.values())[:TOLD]
     return BlocksFailed(
         f"{left} of {summary.plan.count} tasks are not done, {len(summary.failures)} failed, the first: "
-        f"{summary.failures[0].text}; mend the cause and give the same command again: it does what is missing"
+        f"{' | '.join(failure.text for failure in told)}; mend the cause and give the same command again: it does what "
+        "is missing",
+        "\n".join(failure.detail for failure in told),
     )
