@@ -85,6 +85,11 @@ def test_calibrating_looks_past_masked_and_finished_blocks(apply, write_as, voxe
     assert "12 of 12 blocks left" in apply(*words, "--calibrate", "--restart").out
 
 
+def test_only_what_can_be_calibrated_offers_it(volpipe):
+    commands = ("apply", "import", "statistics", "pyramid")
+    assert ["--calibrate" in volpipe(command, "--help").out for command in commands] == [True, True, False, False]
+
+
 def test_calibrating_leaves_nothing_when_it_fails(apply, tmp_path, voxels):
     path = tmp_path / "nan.zarr"
     zarr.create_array(path, data=np.full(voxels.shape, np.nan, "float32"), chunks=(8, 8, 8))
