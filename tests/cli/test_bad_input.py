@@ -200,6 +200,8 @@ def test_a_box_that_is_empty_or_outside(refused, box):
         (("--normalise", "range:9"), "range:LOW,HIGH"),
         (("--normalise", "standard"), "first run: volpipe statistics "),
         (("--output-dtype", "uint8"), "--output-range LOW,HIGH"),
+        (("--output-range", "0,1"), "output_range: only --output-dtype uint8"),
+        (("--axis", "y"), "axis: only --assembly 2d"),
         (("--memory-per-worker", "much"), "4GiB"),
         (("--workers", "0"), "workers"),
         (("--cluster", "cloud"), "tcp://ADDRESS"),

@@ -29,7 +29,7 @@ def test_apply_prints_its_plan_and_what_it_did(apply, output):
     assert re.search(
         r"done: \d+ tasks in .* s \(read .* compute .* write .*\); largest worker \d+\.\d\d [GM]iB", answer.out
     )
-    assert "blocks" in answer.err  # a plain line of progress, since this is no terminal
+    assert re.search(r"^tasks \d+/\d+, ", answer.err)  # a plain line of progress, since this is no terminal
     assert zarr.open(output)["0"].shape == (16, 24, 40)
 
 
@@ -236,6 +236,12 @@ def test_every_command_has_help(volpipe, command):
     answer = volpipe(command, "--help")
     assert answer.code == 0
     assert "Usage: volpipe " + command in answer.out
+
+
+def test_defaults_are_shown_as_they_are_given(volpipe):
+    helps = {command: " ".join(volpipe(command, "--help").out.split()) for command in COMMANDS}
+    assert "[default: 64,64,64]" in helps["import"]
+    assert not [command for command, text in helps.items() if "default: (" in text]
 
 
 def test_no_command_prints_the_help(volpipe):
