@@ -24,7 +24,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from volpipe.errors import VolpipeError, VolumeError
+from volpipe.errors import VolpipeError, VolumeError, named
 from volpipe.geometry import Box
 from volpipe.volume.formats.picked import ArraySource
 from volpipe.volume.formats.stored import StoredArray
@@ -150,8 +150,7 @@ def _levels(location: str) -> list[StoredArray]:
     except VolpipeError:
         raise
     except Exception as error:  # only metadata is read here, by five libraries with errors of their own
-        said = (str(error).strip().splitlines() or [""])[0][:300]
-        raise VolumeError(f"{location}: its metadata cannot be read: {type(error).__name__}: {said}") from error
+        raise VolumeError(f"{location}: its metadata cannot be read: {named(error)}") from error
 
 
 def _ask_format(location: str) -> list[StoredArray]:
