@@ -141,6 +141,11 @@ def test_a_model_of_the_wrong_dimension(refused):
     assert "a 2D network under --assembly 3d; give --assembly 2d" in refused(model="preset:unet2d_l4_w2")
 
 
+def test_planes_that_lose_voxels_in_orthoslice(refused):
+    line = refused("--assembly", "orthoslice", model="preset:unet2d_l4_valid_w2")
+    assert re.search("ModelError: .*loses voxels.*give --assembly 2d, or a padded network", line)
+
+
 def test_a_model_that_is_not_there(refused):
     assert "there is no such file" in refused(model="nothing.safetensors")
     assert "unet3d_l4" in refused(model="preset:unet9d")

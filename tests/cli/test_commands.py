@@ -169,6 +169,17 @@ def test_info_of_any_volume(volpipe, source, write_as, voxels, tmp_path):
     assert "no such file" in volpipe("info", tmp_path / "nothing").refusal
 
 
+def test_info_of_a_series_tells_how_many_time_points_there_are(volpipe, voxels, tmp_path):
+    place = tmp_path / "series.zarr"
+    zarr.create_array(place, data=np.stack([voxels] * 3), chunks=(1, 8, 8, 8), dimension_names=("t", "z", "y", "x"))
+    answer = volpipe("info", place)
+    assert (answer.code, answer.err) == (0, "")
+    assert "time_points      3" in answer.out
+    assert "described_time   0" in answer.out
+    assert "described_time   2" in volpipe("info", place, "--time", 2).out
+    assert "--time 3 is not there; give 0 to 2" in volpipe("info", place, "--time", 3).refusal
+
+
 def test_validate_names_what_is_wrong(volpipe, apply, output):
     apply()
     assert volpipe("validate", output).out.strip() == f"{output}: valid"

@@ -131,6 +131,15 @@ def levels_of(location: str | Path) -> list[LevelInfo]:
     return [LevelInfo(n, array.volume_shape, array.voxel_size_um) for n, array in enumerate(arrays)]
 
 
+def time_points(location: str | Path) -> int:
+    """How many time points a volume has; 1 where it has no such axis.
+
+    Raises:
+        VolumeError: there is nothing to read.
+    """
+    return _levels(_absolute(location))[0].extent("t")
+
+
 def _absolute(location: str | Path) -> str:
     text = os.fspath(location)
     if not text:
