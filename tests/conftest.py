@@ -1,5 +1,7 @@
-"""The same array written as every format that is read: `write_as(format_name, array, folder, voxel_size_nm)`."""
+"""The same array written as every format that is read: `write_as(format_name, array, folder, voxel_size_nm)`;
+an object store: `bucket`."""
 
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -137,6 +139,23 @@ WRITERS = {
 def own_cache(tmp_path, monkeypatch):
     """Footprints are remembered for one test, not for the person who runs it."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    """URL of an empty bucket on an object store of this machine."""
+    pytest.importorskip("obstore")
+    moto = pytest.importorskip("moto.server")
+    server = moto.ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    endpoint = "http://{}:{}".format(*server.get_host_and_port())
+    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"AWS_ENDPOINT_URL": endpoint, "AWS_ALLOW_HTTP": "true", **keys}.items():
+            patch.setenv(name, value)
+        urllib.request.urlopen(urllib.request.Request(f"{endpoint}/bucket", method="PUT")).close()
+        yield "s3://bucket"
+    server.stop()
 
 
 @pytest.fixture(scope="session")

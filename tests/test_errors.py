@@ -23,6 +23,7 @@ Traceback of TorchScript, original code (most recent call last):
         ("one line", "one line"),
         ("\n  the first line that says something\nof many", "the first line that says something"),
         ("", "ValueError"),
+        ("x" * 1000, "x" * 300 + " ..."),
         (f"{SCRIPT}RuntimeError: sizes differ\n", "sizes differ"),
         (f"{SCRIPT}RuntimeError: sizes differ\nand pages of it\n", "sizes differ"),
         (f"{SCRIPT}torch.cuda.OutOfMemoryError: out of memory", "out of memory"),

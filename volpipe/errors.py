@@ -19,6 +19,7 @@ from __future__ import annotations
 import re
 
 TORCHSCRIPT_FAILED = "The following operation failed in the TorchScript interpreter"
+LONGEST = 300  # characters of a line; some libraries put a whole document into one
 RAISED = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception): (.+)")
 
 
@@ -27,13 +28,15 @@ def reason(error: BaseException) -> str:
 
     The first line, as torch's messages run on for pages; but TorchScript tells first where in the network it was.
     """
-    lines = [line.rstrip() for line in str(error).splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    if not lines[0].startswith(TORCHSCRIPT_FAILED):
-        return lines[0].strip()
+    line = _telling([line.strip() for line in str(error).splitlines() if line.strip()]) or type(error).__name__
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."
+
+
+def _telling(lines: list[str]) -> str:
+    if not lines or not lines[0].startswith(TORCHSCRIPT_FAILED):
+        return lines[0] if lines else ""
     raised = (match[1] for line in lines if (match := RAISED.match(line)))
-    return next(raised, lines[-1].strip())
+    return next(raised, lines[-1])
 
 
 def named(error: BaseException) -> str:
@@ -79,7 +82,15 @@ class ProductError(UsageError):
 
 
 class RunError(VolpipeError):
-    """Something failed after writing had begun."""
+    """Something failed after writing had begun.
+
+    Attributes:
+        detail: tracebacks of the blocks that failed, from where they ran.
+    """
+
+    def __init__(self, text: str = "", detail: str = "") -> None:
+        super().__init__(text)
+        self.detail = detail
 
 
 class ReadError(RunError):

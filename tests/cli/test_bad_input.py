@@ -121,6 +121,13 @@ def test_an_output_below_a_file(refused, tmp_path):
     assert f"{tmp_path}/file is a file" in refused(output=tmp_path / "file" / "deeper" / "out.zarr")
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="no folder in which none can be made")
+def test_an_output_in_a_folder_that_cannot_be_made(apply, volpipe, source):
+    nowhere = "WriteError: .*: there is no such folder, and none can be made; give an output where you may write"
+    assert re.search(nowhere, apply(output="/proc/x.zarr").refusal)
+    assert re.search(nowhere, volpipe("statistics", source, "--output", "/proc/x/y", "--serial").refusal)
+
+
 # ---------------------------------------------------------------------- the model
 
 
@@ -132,6 +139,11 @@ def test_wrong_channels(refused, write_as, voxels, tmp_path):
 
 def test_a_model_of_the_wrong_dimension(refused):
     assert "a 2D network under --assembly 3d; give --assembly 2d" in refused(model="preset:unet2d_l4_w2")
+
+
+def test_planes_that_lose_voxels_in_orthoslice(refused):
+    line = refused("--assembly", "orthoslice", model="preset:unet2d_l4_valid_w2")
+    assert re.search("ModelError: .*loses voxels.*give --assembly 2d, or a padded network", line)
 
 
 def test_a_model_that_is_not_there(refused):
@@ -193,6 +205,8 @@ def test_a_box_that_is_empty_or_outside(refused, box):
         (("--normalise", "range:9"), "range:LOW,HIGH"),
         (("--normalise", "standard"), "first run: volpipe statistics "),
         (("--output-dtype", "uint8"), "--output-range LOW,HIGH"),
+        (("--output-range", "0,1"), "output_range: only --output-dtype uint8"),
+        (("--axis", "y"), "axis: only --assembly 2d"),
         (("--memory-per-worker", "much"), "4GiB"),
         (("--workers", "0"), "workers"),
         (("--cluster", "cloud"), "tcp://ADDRESS"),
@@ -267,10 +281,27 @@ def test_a_wrong_field_of_a_pipeline_is_one_line(volpipe, tmp_path):
     assert refusal("").startswith(f"ConfigError: {path}: Input should be a valid dictionary")
 
 
+def test_a_pipeline_is_refused_for_every_text_that_would_stop_one_of_its_jobs(volpipe, tmp_path):
+    path = tmp_path / "pipeline.yaml"
+    path.write_text(
+        "run: {memory_per_worker: much}\njobs:\n"
+        "  - apply: {input: a.zarr, output: b.zarr, model: m.pt2, bbox: '1:2', normalise: foo}\n"
+        "  - pyramid: {volume: b.zarr, factors: '2,2'}\n  - import: {input: a.zarr, output: c.zarr, unit: nm}\n"
+    )
+    answer = volpipe("submit", path)
+    assert answer.code == 2
+    places = ["run.memory_per_worker", *(f"jobs.{job}" for job in ("0.apply.normalise", "0.apply.bbox"))]
+    places += ["jobs.1.pyramid.factors", "jobs.2.import.unit"]
+    lines = answer.err.removeprefix("ConfigError: ").splitlines()
+    assert [line.split(": ")[:2] for line in lines] == [[str(path), place] for place in places]
+
+
 def test_a_pipeline_that_is_missing_or_no_yaml(volpipe, tmp_path):
     assert "cannot be read" in volpipe("submit", tmp_path / "none.yaml").refusal
     (tmp_path / "bad.yaml").write_text("jobs: [")
     assert "is not YAML" in volpipe("submit", tmp_path / "bad.yaml").refusal
+    (tmp_path / "bad.yaml").write_bytes(b"\x00\xff")
+    assert "is not text in UTF-8" in volpipe("submit", tmp_path / "bad.yaml").refusal
 
 
 def test_the_traceback_is_shown_with_debug_only(apply, tmp_path):
@@ -280,6 +311,18 @@ def test_the_traceback_is_shown_with_debug_only(apply, tmp_path):
     assert answer.code == 2
     assert "Traceback" in answer.err
     assert "VolumeError" in answer.err.splitlines()[-1]
+
+
+def test_the_traceback_of_a_failing_block_is_shown_with_debug(apply, monkeypatch):
+    def broken(*_):
+        raise ValueError("three is not four")
+
+    monkeypatch.setattr("volpipe.jobs.apply_work.ApplyWork.__call__", broken)
+    assert "in broken" not in apply().err
+    answer = apply("--debug")
+    assert answer.code == 3
+    assert "in broken" in answer.err
+    assert answer.err.splitlines()[-1].startswith("BlocksFailed: ")
 
 
 # ---------------------------------------------------------------------- after writing has begun

@@ -30,7 +30,7 @@ def test_apply_prints_its_plan_and_what_it_did(apply, output):
     assert re.search(
         r"done: \d+ tasks in .* s \(read .* compute .* write .*\); largest worker \d+\.\d\d [GM]iB", answer.out
     )
-    assert "blocks" in answer.err  # a plain line of progress, since this is no terminal
+    assert re.search(r"^tasks \d+/\d+, ", answer.err)  # a plain line of progress, since this is no terminal
     assert zarr.open(output)["0"].shape == (16, 24, 40)
 
 
@@ -84,6 +84,11 @@ def test_calibrating_looks_past_masked_and_finished_blocks(apply, write_as, voxe
     assert apply(*words[:-1]).code == 0
     assert "from 0 blocks; 0 of 12 blocks left" in apply(*words, "--calibrate").out
     assert "12 of 12 blocks left" in apply(*words, "--calibrate", "--restart").out
+
+
+def test_only_what_can_be_calibrated_offers_it(volpipe):
+    commands = ("apply", "import", "statistics", "pyramid")
+    assert ["--calibrate" in volpipe(command, "--help").out for command in commands] == [True, True, False, False]
 
 
 def test_calibrating_leaves_nothing_when_it_fails(apply, tmp_path, voxels):
@@ -165,6 +170,17 @@ def test_info_of_any_volume(volpipe, source, write_as, voxels, tmp_path):
     assert "no such file" in volpipe("info", tmp_path / "nothing").refusal
 
 
+def test_info_of_a_series_tells_how_many_time_points_there_are(volpipe, voxels, tmp_path):
+    place = tmp_path / "series.zarr"
+    zarr.create_array(place, data=np.stack([voxels] * 3), chunks=(1, 8, 8, 8), dimension_names=("t", "z", "y", "x"))
+    answer = volpipe("info", place)
+    assert (answer.code, answer.err) == (0, "")
+    assert "time_points      3" in answer.out
+    assert "described_time   0" in answer.out
+    assert "described_time   2" in volpipe("info", place, "--time", 2).out
+    assert "--time 3 is not there; give 0 to 2" in volpipe("info", place, "--time", 3).refusal
+
+
 def test_validate_names_what_is_wrong(volpipe, apply, output):
     apply()
     assert volpipe("validate", output).out.strip() == f"{output}: valid"
@@ -232,6 +248,12 @@ def test_every_command_has_help(volpipe, command):
     answer = volpipe(command, "--help")
     assert answer.code == 0
     assert "Usage: volpipe " + command in answer.out
+
+
+def test_defaults_are_shown_as_they_are_given(volpipe):
+    helps = {command: " ".join(volpipe(command, "--help").out.split()) for command in COMMANDS}
+    assert "[default: 64,64,64]" in helps["import"]
+    assert not [command for command, text in helps.items() if "default: (" in text]
 
 
 def test_no_command_prints_the_help(volpipe):

@@ -12,9 +12,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from volpipe.errors import GeometryError, ModelError
+from volpipe.jobs.audit import AuditJob
 from volpipe.models.checkpoint import load_checkpoint
 from volpipe.models.generator import GeneratorArchitecture
 from volpipe.models.unet import UNetArchitecture
+from volpipe.runtime.run import run
 from volpipe.runtime.settings import RunSettings
 
 SHAPE = (14, 22, 42)
@@ -112,6 +114,16 @@ def test_code_is_not_run_unless_trusted(volume, noise, applied, tmp_path, ours, 
     with pytest.raises(ModelError, match="--trust-code"):
         applied(volume(noise(SHAPE)), **given)
     assert "their_networks" not in sys.modules
+
+
+def test_an_audit_runs_no_code_unless_trusted_again(volume, noise, applied, tmp_path, theirs):
+    place, _ = applied(volume(noise(SHAPE)), **factory(theirs, tmp_path), **BLOCK)
+    sys.modules.pop("their_networks")
+    serial = RunSettings(serial=True, threads=1, memory_per_worker="4GiB")
+    with pytest.raises(ModelError, match="--trust-code"):
+        run(AuditJob(volume=str(place)), serial, progress=None)
+    assert "their_networks" not in sys.modules
+    run(AuditJob(volume=str(place), trust_code=True), serial, progress=None)
 
 
 def test_a_halo_by_hand_that_is_too_small_shows(volume, noise, applied, error, tmp_path, ours, theirs):

@@ -168,6 +168,15 @@ def test_code_in_an_export_is_refused_unless_trusted(exported, change):
         load_model(resolve_model(rewrite(exported, {MODEL: change})))
 
 
+def test_an_error_without_words_is_one_line(exported, monkeypatch):
+    def wordless(path):
+        raise RuntimeError
+
+    monkeypatch.setattr("torch.export.pt2_archive.PT2ArchiveReader", wordless)
+    with pytest.raises(ModelError, match=r"can be read \(RuntimeError\)"):
+        load_model(resolve_model(str(exported)))
+
+
 def test_a_pickled_state_dict_is_refused_with_the_way_to_convert_it(tmp_path, trace):
     for name, legacy in (("a.pt", False), ("b.pth", True)):
         torch.save(Bomb(trace), tmp_path / name, _use_new_zipfile_serialization=not legacy)

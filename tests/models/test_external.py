@@ -1,5 +1,6 @@
 """Users' networks: torch.export, TorchScript, factories; what cannot be applied is refused in one line."""
 
+import subprocess
 import sys
 import warnings
 
@@ -77,6 +78,22 @@ def test_an_exported_network_with_a_free_batch_takes_any(tmp_path):
     path = export(Net(), tmp_path / "net.pt2", (2, 2, 16, 16), (0, 2, 3))
     network = load_model(resolve_model(path, **BY_HAND)).network
     assert network(torch.rand(5, 2, 18, 20)).shape == (5, 3, 18, 20)
+
+
+COPIED = """
+import copy, sys, threading, warnings
+from volpipe.models.model import load_model, resolve_model
+network = load_model(resolve_model(sys.argv[1])).network
+threads = [threading.Thread(target=copy.deepcopy, args=(network,)) for _ in range(4)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+"""
+
+
+def test_what_torch_says_of_itself_reaches_nobody(tmp_path):
+    path = export(Net(), tmp_path / "net.pt2", (2, 2, 16, 16), (0, 2, 3))
+    done = subprocess.run([sys.executable, "-c", COPIED, path], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from volpipe.inference.predictor import copied
 from volpipe.models.kernels import conv3d, unrolls, use_fast_kernels
 from volpipe.models.programs import rewritten
 
@@ -75,8 +74,8 @@ def test_an_exported_program_is_the_same_function_of_the_image(conv, decomposed)
     assert conv3d in called(fast)
     with torch.inference_mode():
         assert (fast(image) - conv(image)).abs().max() < 1e-5
-        assert copied(fast).to("meta")(image.to("meta")).shape == conv(image).shape
-        conv, fast = copy.deepcopy(conv).double(), copied(fast).double()
+        assert copy.deepcopy(fast).to("meta")(image.to("meta")).shape == conv(image).shape
+        conv, fast = copy.deepcopy(conv).double(), copy.deepcopy(fast).double()
         assert (fast(image.double()) - conv(image.double())).abs().max() < 1e-13
 
 
@@ -106,7 +105,7 @@ def test_batch_norms_of_a_program_go_into_the_convolutions_that_they_alone_see(n
     assert not [name for name in fast.state_dict() if name.startswith(("first", "norms.0.running"))]
     with torch.inference_mode():
         assert (fast(image) - network(image)).abs().max() < 1e-5
-        fast, network = copied(fast).double(), network.double()
+        fast, network = copy.deepcopy(fast).double(), network.double()
         assert (fast(image.double()) - network(image.double())).abs().max() < 1e-5  # folded in fp32
 
 

@@ -1,18 +1,19 @@
 """Laws of an estimate: it prices the blocks that a run would do, by blocks that are not skipped."""
 
 import tracemalloc
-from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
 
 from volpipe.plan import Plan, Receipt, Task
 from volpipe.runtime.calibrate import dry_run
+from volpipe.runtime.crew import SerialCrew
 from volpipe.runtime.settings import RunSettings
+from volpipe.volume.folder import open_folder
 from volpipe.volume.ledger import Ledger
 
 SERIAL = RunSettings(serial=True, threads=1)
-RAN = []
+RAN, BEGUN = [], []
 
 
 class PacedJob(BaseModel):
@@ -38,7 +39,8 @@ class PacedJob(BaseModel):
         )
 
     def begin(self, plan, *, fresh, replace):
-        Path(self.output).mkdir()
+        BEGUN.append(self.output)
+        open_folder(self.output).put("zarr.json", b"{}")
 
     def _block(self, item):
         RAN.append(item)
@@ -119,6 +121,25 @@ def test_where_all_is_done_nothing_is_run(estimate):
     found = estimate(done=range(8))
     assert (found.hours, RAN) == (0.0, [])
     assert str(found) == "0 s (0 s to 0 s), from 0 blocks; 0 of 8 blocks left"
+
+
+def test_on_an_object_store_the_trial_lies_beside_the_product_and_goes(bucket, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    BEGUN.clear()
+    assert dry_run(PacedJob(output=f"{bucket}/paced/out.zarr"), SERIAL, True)[1].hours == 8.0
+    assert BEGUN[0].startswith(f"{bucket}/paced/out.zarr.volpipe-calibrate-")
+    assert open_folder(f"{bucket}/paced").keys() == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_hours_are_shared_by_the_slots(monkeypatch, tmp_path):
+    class TwoSlots(SerialCrew):
+        def __init__(self, budget):
+            super().__init__(budget)
+            self.width = 2
+
+    monkeypatch.setattr("volpipe.runtime.run.SerialCrew", TwoSlots)
+    assert dry_run(PacedJob(output=str(tmp_path / "out")), SERIAL, True)[1].hours == 4.0
 
 
 def test_receipts_of_something_else_do_not_count(estimate, tmp_path):

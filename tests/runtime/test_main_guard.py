@@ -31,6 +31,7 @@ def test_a_script_without_the_guard_is_told_so_and_ends(processes, members_of, e
     assert code == 1
     assert lines[-1] == f"volpipe.errors.RunError: {main_guard.TEXT}"
     assert sum("Traceback" in line for line in lines) == 1, lines  # the workers themselves say nothing
+    assert [path.name for path in processes.folder("unguarded").iterdir()] == ["script.py"]
     eventually(lambda: not members_of(process), within_s=20)
 
 

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from volpipe.errors import BlocksFailed, ProductError, RunError
+from volpipe.errors import BlocksFailed, ProductError, ReadError, RunError
 from volpipe.runtime import cluster
+from volpipe.runtime.crew import SerialCrew
 from volpipe.runtime.run import run
 from volpipe.runtime.settings import RunSettings
 from volpipe.runtime.worker import do_batch
@@ -54,6 +55,33 @@ def test_a_failing_task_is_set_aside_and_the_rest_is_done(job, settings, tmp_pat
     assert one.work("block").calls().count(3) == 2
     assert (summary.before, summary.done) == (16, 2)
     assert mended.finished == [18]
+
+
+def test_a_few_failures_are_told_with_their_tracebacks(job, counting, monkeypatch):
+    def broken(self, kind):
+        raise ReadError(kind)
+
+    one = job(faults={item: (text, 99) for item, text in enumerate(["a", "a", "b", "c", "d"])})
+    monkeypatch.setattr(counting.CountingWork, "fail", broken)
+    with pytest.raises(BlocksFailed, match=r"5 failed, the first: a \| b \| c; mend") as stop:
+        go(one)
+    assert stop.value.detail.count("in broken") == 3
+
+
+def test_after_a_failure_items_are_handed_out_one_by_one(job, monkeypatch):
+    sizes = []
+
+    class Watched(SerialCrew):
+        def submit(self, work_name, work, items):
+            sizes.append(len(items))
+            super().submit(work_name, work, items)
+
+    monkeypatch.setattr("volpipe.runtime.run.SerialCrew", Watched)
+    with pytest.raises(BlocksFailed):
+        go(job(count=100, faults={0: ("bad", 99)}))
+    in_hand, later = sizes[:2], sizes[2:]
+    assert min(in_hand) > 1
+    assert set(later) == {1}
 
 
 def test_workers_that_are_slow_to_end_do_not_undo_a_run(job, monkeypatch):

@@ -1,7 +1,5 @@
 """Volumes on an object store, served by moto on this machine."""
 
-import urllib.request
-
 import numpy as np
 import pytest
 
@@ -10,22 +8,7 @@ from volpipe.geometry import Box
 from volpipe.volume.source import open_source
 
 pytest.importorskip("obstore")
-moto = pytest.importorskip("moto.server")
-
-
-@pytest.fixture(scope="module")
-def bucket():
-    """URL of an empty bucket."""
-    server = moto.ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    endpoint = "http://{}:{}".format(*server.get_host_and_port())
-    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"AWS_ENDPOINT_URL": endpoint, "AWS_ALLOW_HTTP": "true", **keys}.items():
-            patch.setenv(name, value)
-        urllib.request.urlopen(urllib.request.Request(f"{endpoint}/bucket", method="PUT")).close()
-        yield "s3://bucket"
-    server.stop()
+pytest.importorskip("moto.server")
 
 
 @pytest.fixture(scope="module")

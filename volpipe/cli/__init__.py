@@ -81,6 +81,7 @@ def _status(words: list[str], debug: bool) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
+            click.echo(getattr(error, "detail", ""), err=True, nl=False)  # of the blocks that failed
         click.echo(_line(error), err=True)
         return error.exit_code if isinstance(error, VolpipeError) else 1
     return 0

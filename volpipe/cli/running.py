@@ -14,24 +14,28 @@ from volpipe.runtime.settings import RunSettings
 
 
 def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--cluster, --workers, ..., --dry-run, --calibrate, --restart."""
+    """--cluster, --workers, ..., --dry-run, --restart."""
     function = click.option("--restart", is_flag=True, help="Throw away what an earlier run made, and begin anew.")(
-        function
-    )
-    function = click.option("--calibrate", is_flag=True, help="With --dry-run: run three blocks and tell the hours.")(
         function
     )
     function = click.option("--dry-run", is_flag=True, help="Print the plan and its price; write nothing.")(function)
     return options(RunSettings)(function)
 
 
+def calibrate_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--calibrate, of commands that write a product of their own."""
+    return click.option("--calibrate", is_flag=True, help="With --dry-run: run three blocks and tell the hours.")(
+        function
+    )
+
+
 def run_or_describe(job: Job, values: dict[str, Any]) -> None:
     """Run a job, or with --dry-run print what it would do."""
-    settings = build(RunSettings, values)
-    if values["calibrate"] and not values["dry_run"]:
+    settings, calibrate = build(RunSettings, values), values.get("calibrate", False)
+    if calibrate and not values["dry_run"]:
         raise ConfigError("--calibrate: give it with --dry-run")
     if values["dry_run"]:
-        describe(job, settings, calibrate=values["calibrate"], restart=values["restart"])
+        describe(job, settings, calibrate=calibrate, restart=values["restart"])
     else:
         run_and_tell(job, settings, values["restart"])
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import threading
-import warnings
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any
@@ -46,7 +45,7 @@ class Predictor:
         self.precision = precision
         self._format = _memory_format(model.ndim, precision)
         # a copy: the model is shared by whoever loaded it, and `to` would change it in place
-        self._network = copied(model.network).to(device=device, dtype=precision.storage)
+        self._network = copy.deepcopy(model.network).to(device=device, dtype=precision.storage)
         self._network = self._network.to(memory_format=self._format)  # type: ignore[call-overload]
         shape = (1, -1) + (1,) * model.ndim
         constants = {"device": device, "dtype": precision.storage}
@@ -88,13 +87,6 @@ class Predictor:
         x = x.to(dtype=self.precision.storage, memory_format=self._format)
         # a fresh tensor even where dtypes agree: the caller's voxels are never written to
         return torch.addcmul(self._offset.expand_as(x), x, self._scale).contiguous(memory_format=self._format)
-
-
-def copied(network: torch.nn.Module) -> torch.nn.Module:
-    """A copy with weights of its own; exported programs warn of a torch internal when they are copied (2.13)."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        return copy.deepcopy(network)
 
 
 def _memory_format(ndim: int, precision: Precision) -> torch.memory_format:

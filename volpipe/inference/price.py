@@ -6,6 +6,7 @@ its birth to its death. A network that cannot go there runs on a small tile of r
 
 from __future__ import annotations
 
+import copy
 import math
 import weakref
 from collections.abc import Sequence
@@ -21,7 +22,6 @@ from torch.utils.flop_counter import flop_registry
 from volpipe.errors import ModelError, reason
 from volpipe.geometry import AxisFootprint
 from volpipe.inference.precision import Precision
-from volpipe.inference.predictor import copied
 from volpipe.models import kernels
 from volpipe.models.model import Model
 
@@ -106,7 +106,7 @@ def forward_price(model: Model, shape: Sequence[int], batch: int, precision: Pre
     """
     size = (batch, model.in_channels, *shape)
     try:
-        network = copied(model.network).to("meta", precision.compute)
+        network = copy.deepcopy(model.network).to("meta", precision.compute)
         flops, peak = _count(network, torch.empty(size, dtype=precision.compute, device="meta"))
     except (AssertionError, NotImplementedError, RuntimeError):  # TorchScript, tensors made without device=
         flops, peak = _count_small(model, size, precision)
@@ -135,7 +135,7 @@ def _count_small(model: Model, size: tuple[int, ...], precision: Precision) -> t
     """From a small tile: a large one may not fit into the memory of whoever plans, and costs grow with the voxels."""
     axes = model.footprint.axes if model.footprint is not None else (AxisFootprint(),) * model.ndim
     small = (*size[:2], *(min(n, axis.admissible(SMALL_TILE)) for n, axis in zip(size[2:], axes, strict=True)))
-    network, tile = copied(model.network).to(precision.storage), torch.zeros(small, dtype=precision.storage)
+    network, tile = copy.deepcopy(model.network).to(precision.storage), torch.zeros(small, dtype=precision.storage)
     try:
         flops, peak = _count(network, tile)
     except Exception as error:  # a user's network may raise anything

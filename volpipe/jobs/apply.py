@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator
 
-from volpipe.jobs.fields import one_for_three
+from volpipe.geometry import Box
+from volpipe.jobs.fields import one_for_three, read_by
 from volpipe.jobs.network_options import NetworkOptions
 from volpipe.plan import Budget, Plan
 
@@ -53,6 +54,8 @@ class ApplyJob(NetworkOptions):
     _sizes = field_validator(
         "voxel_size_um", mode="before", json_schema_input_type=float | tuple[float, float, float] | None
     )(one_for_three)
+
+    _box = field_validator("bbox")(read_by(Box.parse))
 
     @property
     def product(self) -> str:

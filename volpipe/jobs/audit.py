@@ -233,8 +233,7 @@ class AuditJob(Fields):
         made = self._provenance()
         given = {"output": self.volume, "input": self.input, "model": self.model, "tile": made["geometry"]["tile"]}
         known = {name: value for name, value in given.items() if value is not None}
-        trusted = {"trust_code": True} if self.trust_code else {"trust_code": False}
-        setup = Setup(ApplyJob(**made["job"] | known | trusted))
+        setup = Setup(ApplyJob(**made["job"] | known | {"trust_code": self.trust_code}))  # not on what a product says
         self._check_unchanged(made, setup.key(setup.job.tile or ()))
         return setup
 

@@ -6,13 +6,13 @@ a pipeline file, its first job              ConfigError: p.yaml: jobs.0.apply.ha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from volpipe.errors import ConfigError
+from volpipe.errors import ConfigError, VolpipeError
 
 LONGEST = 80  # characters of a wrong value that an error repeats
 
@@ -49,6 +49,23 @@ def one_for_three(value: Any) -> Any:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def read_by(parse: Callable[[str], Any]) -> Callable[[str | None], str | None]:
+    """A validator that keeps a text as it is, and refuses one that `parse` does with what `parse` says.
+
+    As a ValueError: pydantic would let ours through, without its path and in place of all other errors.
+    """
+
+    def check(text: str | None) -> str | None:
+        try:
+            if text is not None:
+                parse(text)
+        except VolpipeError as error:
+            raise ValueError(str(error)) from None
+        return text
+
+    return check
 
 
 def validation_text(error: ValidationError, prefix: str = "") -> str:

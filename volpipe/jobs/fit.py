@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from volpipe.errors import ModelError
+from volpipe.errors import GeometryError, ModelError
 from volpipe.geometry import Footprint
 from volpipe.inference.block import BlockInference
 from volpipe.jobs.network_options import NetworkOptions
@@ -97,7 +97,13 @@ class Fit:
 
     def _footprint(self) -> Footprint:
         """On the axes of the volume; of a network that nobody knows, nothing."""
-        return self.assembly.footprint(self.model.footprint or Footprint.pointwise(self.model.ndim))
+        try:
+            return self.assembly.footprint(self.model.footprint or Footprint.pointwise(self.model.ndim))
+        except GeometryError:  # of orthoslice alone: the others have one footprint
+            raise ModelError(
+                f"{self.options.model}: loses voxels, changes the resolution or sees a fixed window, so that planes "
+                "across z, y and x do not meet; give --assembly 2d, or a padded network"
+            ) from None
 
     def _check_mode(self) -> None:
         options = self.options

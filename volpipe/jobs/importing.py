@@ -19,8 +19,9 @@ from pydantic import Field, field_validator
 
 from volpipe import __version__
 from volpipe.errors import ConfigError, VolumeError
-from volpipe.jobs.fields import Fields, one_for_three
+from volpipe.jobs.fields import Fields, one_for_three, read_by
 from volpipe.plan import Budget, Plan
+from volpipe.volume.units import micrometres_per
 
 if TYPE_CHECKING:
     from volpipe.volume import Layout, Source
@@ -50,6 +51,7 @@ class ImportJob(Fields):
     _sizes = field_validator(
         "voxel_size", mode="before", json_schema_input_type=float | tuple[float, float, float] | None
     )(one_for_three)
+    _known_unit = field_validator("unit")(read_by(micrometres_per))
 
     @property
     def product(self) -> str:
@@ -111,8 +113,6 @@ class ImportJob(Fields):
         )
 
     def _voxel_size_um(self) -> tuple[float, float, float]:
-        from volpipe.volume.units import micrometres_per
-
         unit_um = 1.0 if self.unit is None else micrometres_per(self.unit)
         if self.voxel_size is not None:
             if self.unit is None:

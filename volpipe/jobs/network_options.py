@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
-from volpipe.jobs.fields import Fields, one_for_three, one_number
+from volpipe.jobs.fields import Fields, one_for_three, one_number, read_by
+from volpipe.jobs.normalise import parse_normalise
 
 
 class NetworkOptions(Fields):
@@ -66,3 +67,20 @@ class NetworkOptions(Fields):
     _per_volume_axis = field_validator("tile", mode="before", json_schema_input_type=int | tuple[int, int, int] | None)(
         one_for_three
     )
+
+    @field_validator("axis")
+    @classmethod
+    def _axis_is_of_planes(cls, axis: str, info: ValidationInfo) -> str:
+        """What has no effect would still stand in the ledger's key."""
+        if axis != "z" and info.data.get("assembly", "2d") != "2d":
+            raise ValueError("only --assembly 2d cuts planes across an axis; leave it out")
+        return axis
+
+    @field_validator("output_range")
+    @classmethod
+    def _range_is_of_uint8(cls, values: tuple[float, float] | None, info: ValidationInfo) -> tuple[float, float] | None:
+        if values is not None and info.data.get("output_dtype", "uint8") != "uint8":
+            raise ValueError("only --output-dtype uint8 stores values in a range; leave it out")
+        return values
+
+    _known_form = field_validator("normalise")(read_by(parse_normalise))

@@ -10,12 +10,20 @@ standard                    as mean-std, from the same statistics
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from volpipe.errors import ConfigError
 from volpipe.models.normalisation import Normalisation
-from volpipe.volume.statistics import Statistics
+
+if TYPE_CHECKING:
+    from volpipe.volume.statistics import Statistics  # numpy, which options do not wait for
 
 FORMS = "model, range:LOW,HIGH, mean-std:MEAN,STD, percentiles:P,Q or standard"
+_SENSE: dict[str, Callable[[float, float], bool]] = {
+    "range": lambda low, high: low < high,
+    "mean-std": lambda mean, std: std > 0,
+    "percentiles": lambda low, high: 0 <= low < high <= 100,
+}
 
 
 def normalisation_from(
@@ -33,18 +41,32 @@ def normalisation_from(
         ConfigError: the text is none of the forms above.
         VolumeError: the volume has no statistics, or they are of another volume.
     """
-    kind, _, rest = text.partition(":")
+    match parse_normalise(text):
+        case "range", low, high:
+            return Normalisation.from_range((low,) * channels, (high,) * channels)
+        case "mean-std", mean, std:
+            return Normalisation.from_mean_std((mean,) * channels, (std,) * channels)
+        case "percentiles", low, high:
+            found = statistics()
+            return Normalisation.from_range(found.percentile(low), found.percentile(high))
+        case ("standard",):
+            found = statistics()
+            return Normalisation.from_mean_std(found.mean, found.std)
+    return of_model
+
+
+def parse_normalise(text: str) -> tuple[str] | tuple[str, float, float]:
+    """The form and its two numbers, if it has any.
+
+    Raises:
+        ConfigError: the text is none of the forms above, or its numbers make no sense.
+    """
+    kind, colon, rest = text.partition(":")
+    if kind in ("model", "standard") and not colon:
+        return (kind,)
     numbers = _numbers(text, rest)
-    if kind == "model" and not numbers:
-        return of_model
-    if kind == "standard" and not numbers:
-        found = statistics()
-        return Normalisation.from_mean_std(found.mean, found.std)
-    if len(numbers) == 2 and kind == "percentiles" and 0 <= numbers[0] < numbers[1] <= 100:
-        found = statistics()
-        return Normalisation.from_range(found.percentile(numbers[0]), found.percentile(numbers[1]))
-    if len(numbers) == 2:
-        return _from_pair(kind, numbers[0], numbers[1], text, channels)
+    if len(numbers) == 2 and kind in _SENSE and _SENSE[kind](*numbers):
+        return (kind, numbers[0], numbers[1])
     raise _unknown(text)
 
 
@@ -59,14 +81,6 @@ def check_alone(text: str, scale: float, offset: float) -> None:
             f"normalise {text!r}: --input-scale {scale:g} and --input-offset {offset:g} go with model only; leave "
             "them out, or give --normalise model"
         )
-
-
-def _from_pair(kind: str, first: float, second: float, text: str, channels: int) -> Normalisation:
-    if kind == "range" and first < second:
-        return Normalisation.from_range((first,) * channels, (second,) * channels)
-    if kind == "mean-std" and second > 0:
-        return Normalisation.from_mean_std((first,) * channels, (second,) * channels)
-    raise _unknown(text)
 
 
 def _numbers(text: str, rest: str) -> list[float]:

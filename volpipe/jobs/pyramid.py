@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from volpipe.errors import ConfigError, ProductError, VolumeError
 from volpipe.geometry import BlockGrid, Box, lattice_cells
 from volpipe.jobs import plain
-from volpipe.jobs.fields import Fields
+from volpipe.jobs.fields import Fields, read_by
 from volpipe.plan import Budget, Plan, Price, Receipt, Task, Work
 from volpipe.volume.downsample import downsample
 from volpipe.volume.layout import Layout, blocks_touched
@@ -160,6 +160,8 @@ class PyramidJob(Fields):
     method: Literal["mean", "mode", "first"] | None = Field(
         None, description="mean for intensities, mode for labels; by dtype if not given."
     )
+
+    _steps = field_validator("factors")(read_by(parse_factors))
 
     @property
     def product(self) -> str:

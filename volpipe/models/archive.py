@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from volpipe.errors import ModelError
+from volpipe.errors import ModelError, reason
 
 OPERATORS = re.compile(
     r"torch\.ops\.aten\.\w+\.\w+|torch\.sym_\w+|math\.(ceil|floor|trunc)"
@@ -74,8 +74,7 @@ def require_plain_export(path: Path, trust_code: bool) -> None:
         graphs = [json.loads(reader.read_string(name)) for name in names if name.startswith("models/")]
         payloads = [json.loads(reader.read_string(name))["config"] for name in names if name.endswith("_config.json")]
     except Exception as error:  # whatever torch's reader raises, the file is not what it should be
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"model {path}: not a file of torch.export.save that can be read ({reason})") from error
+        raise ModelError(f"model {path}: not a file of torch.export.save that can be read ({reason(error)})") from error
     for found in (*_pickles(names, payloads), *_pickled_samples(names, reader.read_bytes)):
         raise ModelError(
             f"model {path}: holds a Python pickle ({found}), which is never loaded; export it again, with the torch "

@@ -30,6 +30,9 @@ from volpipe.models.normalisation import Normalisation
 from volpipe.models.sizes import smallest_edge
 
 TRIED_LENGTHS = (32, 64)  # a small tile first; a deep network may need the larger one
+OF_TORCH = r"`isinstance\(treespec, LeafSpec\)`"
+"""What torch 2.13 says of itself when an exported program is copied. Filtered once per process, when the first one is
+loaded: `warnings.catch_warnings` around each copy is undone by another thread's, and workers have several."""
 # the argument that is True where an operator was exported in training mode
 TRAINING_ARGUMENT = {"aten.batch_norm.default": 5, "aten.dropout.default": 2}
 
@@ -95,6 +98,7 @@ def _try_input(ref: ModelRef, network: nn.Module, ndim: int | None, in_channels:
 
 def _load_exported(ref: ModelRef) -> Loaded:
     require_plain_export(Path(ref.location), ref.trust_code)
+    warnings.filterwarnings("ignore", message=OF_TORCH, category=FutureWarning)  # for good: see there
     try:
         program = torch.export.load(ref.location)
     except Exception as error:

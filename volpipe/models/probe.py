@@ -151,8 +151,9 @@ def _measured(network: nn.Module, ndim: int, in_channels: int) -> tuple[Trial, F
 
 
 def _windowed(trial: Trial) -> Found:
-    """Of a network with a fixed input, as transformers have: the cube that it takes. What it gives depends on all of it,
-    so that its windows may lie anywhere that its outputs allow.
+    """Of a network with a fixed input, as transformers have: the cube that it takes.
+
+    What it gives depends on all of it, so that its windows may lie anywhere that its outputs allow.
 
     Raises:
         Refused: it takes several lengths along another axis.

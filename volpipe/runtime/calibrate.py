@@ -9,10 +9,11 @@ Only blocks are priced: the levels of a pyramid have nothing to be made from bef
 
 from __future__ import annotations
 
-import shutil
 import statistics
 import tempfile
-from contextlib import ExitStack
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -27,10 +28,11 @@ from volpipe.runtime.run import open_crew, plan_and_crew
 from volpipe.runtime.schedule import Done
 from volpipe.runtime.settings import RunSettings
 from volpipe.runtime.worker import Failure
-from volpipe.volume.folder import occupied
+from volpipe.volume.folder import absolute, is_remote, occupied, open_folder
 from volpipe.volume.ledger import Ledger, changes
 
 BLOCKS = 3
+PREFIX = ".volpipe-calibrate-"
 ASKED = 256  # blocks looked up in the mask: the share of masked ones is known within 6 %, in seconds on a slow store
 
 
@@ -141,17 +143,13 @@ def _spread(count: int, wanted: int) -> set[int]:
 
 
 def _estimate(job: Job, product: str, plan: Plan, left: _Left, crew: Crew) -> Estimate:
-    # beside the product, so that the same disk is written to
-    place = Path(tempfile.mkdtemp(prefix=".volpipe-calibrate-", dir=_existing_parent(Path(product))))
-    try:
-        fields = cast(BaseModel, job).model_dump() | {"output": str(place / "trial.ome.zarr")}
+    with _place_beside(product) as place:
+        fields = cast(BaseModel, job).model_dump() | {"output": f"{place}/trial.ome.zarr"}
         trial = type(cast(Any, job))(**fields)  # made anew: a copy would keep what was opened for the first output
         Ledger(trial.product).begin(plan.key)  # so that it keeps the block and tile that the tasks are numbered by
         trial_plan = trial.plan(crew.budget)
         trial.begin(trial_plan, fresh=True, replace=False)
         seconds = _block_seconds(trial_plan, left.tasks, crew)
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
     hours = [s * left.work / crew.width / 3600 for s in seconds]
     return Estimate(statistics.median(hours), min(hours), max(hours), len(left.tasks), left.note(plan))
 
@@ -171,12 +169,29 @@ def _receipts(plan: Plan, tasks: list[Task], crew: Crew) -> list[Receipt]:
 
 def _receipt(outcome: Receipt | Failure) -> Receipt:
     if isinstance(outcome, Failure):
-        raise RunError(f"calibration: {outcome.text}")
+        raise RunError(f"calibration: {outcome.text}", outcome.detail)
     return outcome
 
 
+@contextmanager
+def _place_beside(product: str) -> Iterator[str]:
+    """An empty place on the same disk or object store as the product, gone afterwards."""
+    if is_remote(product):
+        folder = open_folder(f"{absolute(product)}{PREFIX}{uuid.uuid4().hex}")
+        try:
+            yield folder.location
+        finally:
+            for key in folder.keys(prefix=""):
+                folder.delete(key)
+        return
+    with tempfile.TemporaryDirectory(
+        prefix=PREFIX, dir=_existing_parent(Path(absolute(product))), ignore_cleanup_errors=True
+    ) as place:
+        yield place
+
+
 def _existing_parent(path: Path) -> Path:
-    return next(parent for parent in path.absolute().parents if parent.exists())
+    return next(parent for parent in path.parents if parent.exists())
 
 
 def _span(hours: float) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 import dask
 from distributed import Client, LocalCluster, Security, WorkerPlugin, rpc
 
-from volpipe.errors import ConfigError
+from volpipe.errors import ConfigError, reason
 from volpipe.inference.device import free_device_bytes
 from volpipe.plan import Budget
 from volpipe.runtime import allocator, main_guard, worker_facts
@@ -156,11 +156,11 @@ def _cuda_cluster(settings: RunSettings, slots: int, scratch: str) -> Any:
             memory_limit=settings.memory_per_worker or "auto", host="127.0.0.1", dashboard_address="127.0.0.1:0",
         )  # fmt: skip
     except (ValueError, RuntimeError) as error:  # CUDA_VISIBLE_DEVICES without sense, a worker that dies
-        raise ConfigError(f"cluster cuda: GPU workers cannot be started: {_line(error)}") from error
+        raise ConfigError(f"cluster cuda: GPU workers cannot be started: {reason(error)}") from error
     except Exception as error:  # pynvml raises classes of its own, by driver state
         if type(error).__module__.split(".")[0] not in ("pynvml", "dask_cuda", "cuda"):
             raise
-        raise ConfigError(f"cluster cuda: no NVIDIA driver answers ({_line(error)}); give --cluster local") from error
+        raise ConfigError(f"cluster cuda: no NVIDIA driver answers ({reason(error)}); give --cluster local") from error
 
 
 def _remote_client(name: str, stack: ExitStack) -> Client:
@@ -173,7 +173,7 @@ def _remote_client(name: str, stack: ExitStack) -> Client:
                 "check the address"
             ) from None
         except (OSError, ValueError, TypeError, RuntimeError) as error:  # no such port, no certificate, no tls
-            raise ConfigError(f"cluster {name}: cannot be asked ({_line(error)}); check the address") from error
+            raise ConfigError(f"cluster {name}: cannot be asked ({reason(error)}); check the address") from error
     if kind != "Scheduler":
         raise ConfigError(f"cluster {name}: a Dask {kind} answers there; give the scheduler's address")
     return stack.enter_context(Client(name, timeout=ANSWER_WITHIN_S))
@@ -201,9 +201,5 @@ def _free_device_bytes(client: Client, name: str) -> int:
         return int(min(client.run(free_device_bytes).values()))
     except (RuntimeError, AssertionError) as error:  # torch says with an assertion that it was built without CUDA
         raise ConfigError(
-            f"cluster {name}: the GPU does not answer torch ({_line(error)}); check the driver and torch's CUDA build"
+            f"cluster {name}: the GPU does not answer torch ({reason(error)}); check the driver and torch's CUDA build"
         ) from error
-
-
-def _line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

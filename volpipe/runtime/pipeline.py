@@ -79,9 +79,11 @@ def load_pipeline(path: str | Path) -> Pipeline:
         ConfigError: the file is missing, is not YAML, or fields are wrong: every one of them, with its path.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text())
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give a pipeline file") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not text in UTF-8 ({error.reason}); give a pipeline file") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
     try:

@@ -36,7 +36,7 @@ class BarReporter:
 
     def __init__(self, total: int, done: int, console: Console) -> None:
         self._progress = Progress(
-            TextColumn("blocks"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
+            TextColumn("tasks"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
             TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console,
         )  # fmt: skip
         self._first, self._began = done, time.monotonic()
@@ -73,8 +73,8 @@ class LineReporter:
     def _say(self) -> None:
         self._said = time.monotonic()
         rate = (self._done - self._first) / max(1e-9, self._said - self._began)
-        left = f"{_clock((self._total - self._done) / rate)} left" if rate > 0 else "no block done yet"
-        line = f"blocks {self._done}/{self._total}, {rate:.2f}/s, {left}"
+        left = f"{_clock((self._total - self._done) / rate)} left" if rate > 0 else "no task done yet"
+        line = f"tasks {self._done}/{self._total}, {rate:.2f}/s, {left}"
         print(line, file=sys.stderr, flush=True)
 
 

@@ -1,9 +1,9 @@
 """Run a job: plan, find what is done, do what is missing, declare it complete.
 
-    plan --> ledger (what is done?) --> begin --> schedule <--> crew --> ledger --> finish
+    plan --> ledger (what is done?) --> workers --> begin --> schedule <--> crew --> ledger --> finish
 
 Guarantees:
-* Nothing is written before the plan has passed every check.
+* Nothing is written before the plan has passed every check and the workers are there.
 * A block that fails is tried again, then set aside; the others go on; the run ends in `BlocksFailed` (exit code 3).
 * The same job again does only what is missing. A job whose key changed is refused, with what changed.
 """
@@ -33,6 +33,7 @@ BATCHES_IN_HAND = 2  # per slot: one at work, one waiting in the worker
 LARGEST_BATCH = 16
 BLOCKS = "apply"  # the work that the engine map-overlap can do
 NO_PROMISE = "map-overlap: dask keeps chunks and their overlaps in memory; what the plan promises does not hold"
+TOLD = 3  # failures whose texts are told at the end
 HOPELESS = 8  # failures before the first success: every block fails alike
 
 
@@ -122,10 +123,13 @@ def run(
         _check_engine(plan, settings)
         if on_plan is not None:
             on_plan(plan)
-        state = _open_ledger(job, plan, restart)
+        state = _known(job, plan, restart)
         summary = Summary(plan, before=state.done.count)
-        if state.done.count < plan.count:
+        work = state.done.count < plan.count
+        if work:  # before anything is written: its workers tell a script that has no guard
             crew = crew or stack.enter_context(open_crew(settings))
+        _begin(job, plan, state, restart)
+        if work and crew is not None:
             summary.slots = crew.width
             if on_start is not None:
                 on_start(crew.where if settings.engine == "blocks" else f"{crew.where}\n{NO_PROMISE}")
@@ -203,18 +207,24 @@ class _State:
             self.value = receipt.value if self.value is None else self.reduce(self.value, receipt.value)
 
 
-def _open_ledger(job: Job, plan: Plan, restart: bool) -> _State:
-    """What is done by now; makes the product if there is none to go on with."""
+def _known(job: Job, plan: Plan, restart: bool) -> _State:
+    """What is done by now; nothing is written."""
     if job.product is None:
-        job.begin(plan, fresh=True, replace=False)
         return _State(None, plan.reduce)
     ledger = Ledger(job.product)
     state = _State(ledger, plan.reduce)
     if _goes_on(job.product, ledger, plan, restart):
-        job.begin(plan, fresh=False, replace=False)
         for entry in ledger.receipts():
             state.take(_receipt(entry))
-        return state
+    return state
+
+
+def _begin(job: Job, plan: Plan, state: _State, restart: bool) -> None:
+    """Make the product if there is none to go on with."""
+    ledger = state.ledger
+    if job.product is None or ledger is None or state.done.count:
+        job.begin(plan, fresh=not state.done.count, replace=False)
+        return
     ours = restart or ledger.key() is not None
     ledger.clear()  # before the product goes: receipts must never outlive what they stand for
     if not occupied(job.product) or not restart:
@@ -226,7 +236,6 @@ def _open_ledger(job: Job, plan: Plan, restart: bool) -> _State:
         raise
     if restart:
         ledger.begin(plan.key)
-    return state
 
 
 def _goes_on(product: str, ledger: Ledger, plan: Plan, restart: bool) -> bool:
@@ -340,7 +349,7 @@ class _Loop:
 
     def _failed(self, failure: Failure) -> None:
         if failure.fatal:
-            raise RunError(failure.text)
+            raise RunError(failure.text, failure.detail)
         task = self._in_hand.pop(failure.name)
         self._tries[failure.name] = self._tries.get(failure.name, 0) + 1
         if failure.retry and self._tries[failure.name] <= self._retries:
@@ -349,11 +358,14 @@ class _Loop:
         self.failures.append(failure)
         self._schedule.fail(task)
         if not self._any_done and len(self.failures) >= HOPELESS:
-            raise RunError(f"the first {HOPELESS} blocks all failed; the last: {failure.text}")
+            raise RunError(f"the first {HOPELESS} blocks all failed; the last: {failure.text}", failure.detail)
 
 
 def _blocks_failed(summary: Summary, left: int) -> BlocksFailed:
+    told = list({failure.text: failure for failure in summary.failures}.values())[:TOLD]
     return BlocksFailed(
         f"{left} of {summary.plan.count} tasks are not done, {len(summary.failures)} failed, the first: "
-        f"{summary.failures[0].text}; mend the cause and give the same command again: it does what is missing"
+        f"{' | '.join(failure.text for failure in told)}; mend the cause and give the same command again: it does what "
+        "is missing",
+        "\n".join(failure.detail for failure in told),
     )

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from volpipe.errors import ConfigError
-from volpipe.jobs.fields import Fields
+from volpipe.jobs.fields import Fields, read_by
 from volpipe.plan import Budget
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
@@ -41,12 +41,7 @@ class RunSettings(Fields):
             return cluster
         raise ValueError("give local, cuda or tcp://ADDRESS")
 
-    @field_validator("memory_per_worker")
-    @classmethod
-    def _readable_memory(cls, memory: str | None) -> str | None:
-        if memory is not None:
-            parse_bytes(memory)
-        return memory
+    _readable_memory = field_validator("memory_per_worker")(read_by(lambda text: parse_bytes(text)))
 
     @field_validator("serial")
     @classmethod

@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from volpipe.errors import ProductError, VolumeError, WriteError
+from volpipe.errors import ProductError, VolumeError, WriteError, reason
 
 PARTIAL = ".partial"  # the ending of files that are being written; zarr-python's LocalStore uses the same one
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up"}
@@ -26,6 +26,7 @@ _REFUSED = {
     errno.EROFS: "the file system is read-only",
     errno.EACCES: "permission denied",
     errno.EPERM: "not permitted",
+    errno.ENOENT: "there is no such folder, and none can be made",  # parents are made first; not in /proc
 }
 _DENIED = {"PermissionDeniedError", "UnauthenticatedError"}  # obstore's, by name: obstore is an extra
 
@@ -87,8 +88,8 @@ def writing(location: str) -> Iterator[None]:
     """Turn a full disk or a store that refuses into one line.
 
     Raises:
-        WriteError: no space, no quota, or no permission. Other failures pass: they may go away when tried
-        again.
+        WriteError: no space, no quota, no permission, or no folder can be made. Other failures pass: they may go away
+        when tried again.
     """
     try:
         yield
@@ -96,12 +97,12 @@ def writing(location: str) -> Iterator[None]:
         if error.errno in _FULL:
             raise WriteError(f"{location}: {_FULL[error.errno]}; make room and give the same command again") from error
         if error.errno in _REFUSED or isinstance(error, PermissionError):
-            reason = _REFUSED.get(error.errno or 0, "permission denied")
-            raise WriteError(f"{location}: {reason}; give an output where you may write") from error
+            why = _REFUSED.get(error.errno or 0, "permission denied")
+            raise WriteError(f"{location}: {why}; give an output where you may write") from error
         raise
     except Exception as error:
         if type(error).__name__ in _DENIED:
-            raise WriteError(f"{location}: {_first_line(error)}; give credentials that may write") from error
+            raise WriteError(f"{location}: {reason(error)}; give credentials that may write") from error
         raise
 
 
@@ -207,17 +208,13 @@ def object_store(location: str) -> Any:
     try:
         return from_url(location)
     except Exception as error:  # obstore raises its own errors and ValueError
-        raise VolumeError(f"{location}: {_first_line(error)}; give an address such as s3://bucket/prefix") from None
+        raise VolumeError(f"{location}: {reason(error)}; give an address such as s3://bucket/prefix") from None
 
 
 def _obstore_error(name: str) -> type[Exception]:
     import obstore.exceptions
 
     return getattr(obstore.exceptions, name)  # type: ignore[no-any-return]
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 @contextlib.contextmanager

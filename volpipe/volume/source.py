@@ -24,7 +24,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from volpipe.errors import VolpipeError, VolumeError
+from volpipe.errors import VolpipeError, VolumeError, named
 from volpipe.geometry import Box
 from volpipe.volume.formats.picked import ArraySource
 from volpipe.volume.formats.stored import StoredArray
@@ -131,6 +131,15 @@ def levels_of(location: str | Path) -> list[LevelInfo]:
     return [LevelInfo(n, array.volume_shape, array.voxel_size_um) for n, array in enumerate(arrays)]
 
 
+def time_points(location: str | Path) -> int:
+    """How many time points a volume has; 1 where it has no such axis.
+
+    Raises:
+        VolumeError: there is nothing to read.
+    """
+    return _levels(_absolute(location))[0].extent("t")
+
+
 def _absolute(location: str | Path) -> str:
     text = os.fspath(location)
     if not text:
@@ -150,8 +159,7 @@ def _levels(location: str) -> list[StoredArray]:
     except VolpipeError:
         raise
     except Exception as error:  # only metadata is read here, by five libraries with errors of their own
-        said = (str(error).strip().splitlines() or [""])[0][:300]
-        raise VolumeError(f"{location}: its metadata cannot be read: {type(error).__name__}: {said}") from error
+        raise VolumeError(f"{location}: its metadata cannot be read: {named(error)}") from error
 
 
 def _ask_format(location: str) -> list[StoredArray]:

@@ -22,7 +22,7 @@ from volpipe.volume.folder import PARTIAL, absolute, is_remote
 from volpipe.volume.groups import open_group, stored_layout
 from volpipe.volume.multiscale import SPATIAL, VERSION, placement
 from volpipe.volume.product import COMPLETE, NAMESPACE, open_product, own_attributes
-from volpipe.volume.source import levels_of, open_source
+from volpipe.volume.source import levels_of, open_source, time_points
 from volpipe.volume.units import micrometres_per
 from volpipe.volume.verify import by_level, receipts_of, verify_level
 
@@ -72,7 +72,8 @@ def describe(location: str, *, level: int | None = None, time: int | None = None
     own = own_attributes(absolute(location)) or {}
     if own.get("state", COMPLETE) != COMPLETE:
         return _describe_unfinished(location) | _storage(location, 0) | _own(own)
-    source = open_source(location, level=level, time=time)
+    times = time_points(location)
+    source = open_source(location, level=level, time=time or 0)  # who asks what it is need not know how many there are
     found: dict[str, Any] = {
         "location": source.location,
         "shape": list(source.shape),
@@ -88,7 +89,8 @@ def describe(location: str, *, level: int | None = None, time: int | None = None
             for each in levels_of(location)
         ],
     }
-    return found | _storage(location, level or 0) | _own(own)
+    series = {"time_points": times, "described_time": time or 0} if times > 1 else {}
+    return found | series | _storage(location, level or 0) | _own(own)
 
 
 def _describe_unfinished(location: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from volpipe.errors import ReadError, VolumeError
+from volpipe.errors import ReadError, VolumeError, reason
 from volpipe.geometry import Box, lattice_cells
 from volpipe.volume.formats.stored import Modified, Reader, StoredArray, Triple, digest_of
 
@@ -128,7 +128,7 @@ class ArraySource:
             if _may_heal(error):
                 raise
             where = self._first_failure(box)
-            raise ReadError(f"{self.location}: box {box}: {where} cannot be read: {_reason(error)}") from error
+            raise ReadError(f"{self.location}: box {box}: {where} cannot be read: {reason(error)}") from error
 
     def identity(self) -> dict[str, Any]:
         """What makes a product of this volume another product: JSON-able, without a look at any chunk."""
@@ -200,8 +200,3 @@ def _kept_reader(array: StoredArray, process: int) -> Reader:
 
 def _may_heal(error: Exception) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _MAY_HEAL)
-
-
-def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0] if len(lines[0]) <= 300 else lines[0][:300] + " ..."
