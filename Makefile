@@ -14,8 +14,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(VENV)/.installed
 	$(BIN)/python pipelines/demo.py
 
+# two at a time, each with one thread of its own: tests that start workers of their own would crowd a larger machine
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 test-all: test test-servers
 

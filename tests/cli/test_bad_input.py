@@ -67,7 +67,7 @@ def edit_ome(location, change):
 
 
 def test_a_voxel_size_of_zero(refused, source):
-    assert "0.0, 4.0, 4.0" in refused("--voxel-size-um", "0,4,4")
+    assert "greater than 0 (given: 0.0)" in refused("--voxel-size-um", "0,4,4")
     edit_ome(source, lambda m: m["datasets"][0]["coordinateTransformations"][0].update(scale=[1, 1, 0, 4, 4]))
     assert "voxel size" in refused()
 

@@ -313,7 +313,23 @@ def test_probe_names_the_module_of_an_exported_network_that_cannot_be_tiled(volp
     assert "InstanceNorm2d" in json.loads(answer.out)["refusal"]
 
 
-def test_probe_tells_where_apply_would_refuse(volpipe, tmp_path):
+def test_probe_tells_what_apply_would_do(volpipe, tmp_path):
     net = saved_for_export(tmp_path, torch.nn.Conv2d(1, 2, 4, stride=2, padding=1))
-    assert "apply needs a network that keeps the resolution" in volpipe("probe", net).out
+    assert "--stitching overlap is exact, at 1/2 x 1/2 of the resolution" in volpipe("probe", net).out
     assert "self-test in float64, remembered" in volpipe("probe", net).out
+
+
+def test_probe_of_a_network_with_a_fixed_input_promises_nothing(volpipe, tmp_path):
+    class Fixed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mix = torch.nn.Linear(256, 256)
+
+        def forward(self, image):
+            return self.mix(image.flatten(1)).reshape(image.shape)
+
+    torch.jit.trace(Fixed().eval(), torch.zeros(2, 1, 16, 16)).save(tmp_path / "fixed.pt")
+    answer = volpipe("probe", str(tmp_path / "fixed.pt"), "--ndim", "2", "--in-channels", "1")
+    assert "takes one length alone, so that it has no whole-volume result" in answer.out
+    assert "--stitching windows" in answer.out
+    assert "exact," not in answer.out

@@ -49,12 +49,18 @@ def command(
         raise ModelError(f"{model}: cannot be tiled exactly: {found.refusal}")
     if not as_json:
         took = f"{found.seconds:.1f} s" if found.seconds else "remembered"
-        click.echo(f"{model}: tiled as below it gives the whole-volume result (self-test in float64, {took})")
+        click.echo(f"{model}: {_verdict(axes, took)}")
         click.echo("\n".join(_table(axes)))
         click.echo(_advice(found))
 
 
 Axes = dict[str, tuple[AxisFootprint, Fraction]]
+
+
+def _verdict(axes: Axes, took: str) -> str:
+    if any(footprint.window for footprint, _ in axes.values()):
+        return f"takes one length alone, so that it has no whole-volume result ({took})"
+    return f"tiled as below it gives the whole-volume result (self-test in float64, {took})"
 
 
 def _facts(found: Probe, axes: Axes) -> dict[str, Any]:
@@ -85,12 +91,16 @@ def _table(axes: Axes) -> Iterator[str]:
 
 def _lengths(axis: AxisFootprint) -> str:
     """Of tiles; a volume of another length is padded at its end."""
+    if axis.window:
+        return str(axis.window)
     if axis.period == 1:
         return "any"
     return f"{axis.period} n" + (f" + {axis.size_class}" if axis.size_class else "")
 
 
 def _advice(found: Probe) -> str:
+    if found.footprint is not None and any(axis.window for axis in found.footprint.axes):
+        return "volpipe apply finds this by itself; --stitching windows runs it window by window, declared inexact"
     lost = [] if found.footprint is None else [axis.lost for axis in found.footprint.axes]
     if min(lost) < 0:
         return "volpipe apply needs a network that returns no more voxels than it sees: crop them in it"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, field_validator
 
 from volpipe.geometry import Box
-from volpipe.jobs.fields import one_for_three, read_by
+from volpipe.jobs.fields import Size, one_for_three, read_by
 from volpipe.jobs.network_options import NetworkOptions
 from volpipe.plan import Budget, Plan
 
@@ -40,7 +40,7 @@ class ApplyJob(NetworkOptions):
     level: int | None = Field(None, ge=0, description="Level of a multiscale input; 0 is the finest.")
     channel: int | None = Field(None, ge=0, description="Channel of the input; all if not given.")
     time: int | None = Field(None, ge=0, description="Time point of the input.")
-    voxel_size_um: tuple[float, float, float] | None = Field(
+    voxel_size_um: tuple[Size, Size, Size] | None = Field(
         None, description="Of the input z, y, x, where it states none; another than it states is refused."
     )
     audit: int | None = Field(

@@ -7,14 +7,15 @@ a pipeline file, its first job              ConfigError: p.yaml: jobs.0.apply.ha
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from volpipe.errors import ConfigError, VolpipeError
 
 LONGEST = 80  # characters of a wrong value that an error repeats
+Size = Annotated[float, Field(gt=0, allow_inf_nan=False)]  # of a voxel, along an axis
 
 
 class Fields(BaseModel):

@@ -19,7 +19,7 @@ from pydantic import Field, field_validator
 
 from volpipe import __version__
 from volpipe.errors import ConfigError, VolumeError
-from volpipe.jobs.fields import Fields, one_for_three, read_by
+from volpipe.jobs.fields import Fields, Size, one_for_three, read_by
 from volpipe.plan import Budget, Plan
 from volpipe.volume.units import micrometres_per
 
@@ -35,7 +35,7 @@ class ImportJob(Fields):
 
     input: str = Field(description="The volume: OME-Zarr, zarr, N5, precomputed, HDF5 (file.h5:/path) or TIFF.")
     output: str = Field(description="The product, an OME-Zarr 0.5 group that does not exist yet.")
-    voxel_size: tuple[float, float, float] | None = Field(
+    voxel_size: tuple[Size, Size, Size] | None = Field(
         None, description="Voxel size z, y, x in --unit; needed where the input states none."
     )
     unit: str | None = Field(None, description="Unit of --voxel-size and of the product, as nanometer.")
