@@ -149,7 +149,7 @@ def test_the_script_in_a_bioimageio_package_is_a_model(package, tmp_path, monkey
     weights.write_bytes(package.weights.torchscript.get_reader().read())
     ref = resolve_model(str(weights))
     model = load_model(ref)
-    settled = settle(ref, model, reads_halo=True, allow_inexact=False)
+    settled = settle(ref, model, halo="ignored", allow_inexact=False)
     assert set(settled.footprint.axes) == {AxisFootprint(21, 22, 4)}
     sample = get_test_input_sample(package)
     image = torch.from_numpy(sample.members["image"].data.values)
