@@ -106,6 +106,15 @@ def test_two_workers_make_the_same_product(volume, noise, applied):
         np.testing.assert_array_equal(zarr.open(serial)[level][:], zarr.open(parallel)[level][:])
 
 
+def test_the_same_tiles_give_the_same_bits(volume, noise, applied):
+    source = volume(noise((10, 20, 60)))
+    options = {"precision": "fp32", "output_dtype": "float32", "block": (16, 16, 16), "tile": 8, "pyramid": False}
+    alone, again = (applied(source, UNET_3D, **options)[1] for _ in range(2))
+    np.testing.assert_array_equal(alone, again)
+    cluster = RunSettings(workers=2, threads=1, memory_per_worker="1GiB")
+    np.testing.assert_array_equal(alone, applied(source, UNET_3D, settings=cluster, **options)[1])
+
+
 def test_a_box_is_that_part_of_the_whole(volume, noise, applied, whole, error):
     voxels = noise((12, 20, 90))
     source = volume(voxels, translation_um=(0.1, 0.2, 0.3))

@@ -109,9 +109,11 @@ def _predictor(ref: ModelRef, normalisation: Normalisation, device: str, precisi
     """As `predictor`.
 
     `threads` is torch's thread count, which belongs to the process: slots x threads = cores. So does TF32, which cuDNN
-    would use for convolutions in fp32 unless told not to: 10 bits of mantissa instead of 23.
+    would use for convolutions in fp32 unless told not to: 10 bits of mantissa instead of 23; and whether it may take
+    algorithms that add up in another order each time.
     """
     torch.set_num_threads(threads)
+    torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
     return Predictor(load_model(ref), normalisation, device, Precision(precision))
