@@ -185,7 +185,7 @@ def test_the_voxel_size_must_be_known(tmp_path):
     for given, error, text in [
         ({}, VolumeError, "--voxel-size"),
         ({"voxel_size": (8, 4, 4)}, ConfigError, "--unit"),
-        ({"voxel_size": (8, 0, 4), "unit": "nanometer"}, VolumeError, "above 0"),
+        ({"voxel_size": (8, 0, 4), "unit": "nanometer"}, ConfigError, "greater than 0"),
         ({"voxel_size": (8, 4, 4), "unit": "nm"}, ConfigError, "nanometer"),
     ]:
         with pytest.raises(error, match=text):
