@@ -128,6 +128,13 @@ def test_statistics_are_printed_and_stored(volpipe, source, voxels):
     assert json.loads(place.read_text())["channels"][0]["count"] == voxels.size
 
 
+def test_statistics_tell_what_they_left_out(volpipe, tmp_path, voxels):
+    spoilt = voxels.astype("float32")
+    spoilt[0, 0, :3], spoilt[1, 0, 0] = np.nan, np.inf
+    zarr.create_array(tmp_path / "spoilt.zarr", data=spoilt)
+    assert ", 3 nan, 1 infinite" in volpipe("statistics", str(tmp_path / "spoilt.zarr"), "--serial").out
+
+
 def test_a_pyramid_is_added(volpipe, apply, output):
     apply("--no-pyramid")
     answer = volpipe("pyramid", output, "--factors", "1,2,2;2,2,2", "--serial")

@@ -32,5 +32,6 @@ def _print(job: StatisticsJob) -> None:
             click.echo(f"channel {number}: empty")
             continue
         percentiles = ", ".join(f"{p} %: {numbers['percentiles'][p]:g}" for p in shown)
-        click.echo(f"channel {number}: mean {numbers['mean']:g}, std {numbers['std']:g}, {percentiles}")
+        left_out = "".join(f", {numbers[what]} {what}" for what in ("nan", "infinite") if numbers[what])
+        click.echo(f"channel {number}: mean {numbers['mean']:g}, std {numbers['std']:g}, {percentiles}{left_out}")
     click.echo(job.place)
