@@ -169,6 +169,23 @@ def test_an_audit_that_looked_at_more_is_kept(volume, noise, applied):
     assert (attributes["exact"], attributes["audit"]["boxes"]) == (False, 9)
 
 
+def test_a_seam_once_found_is_not_forgotten(made):
+    place = made(**FLOAT32)
+    change(place, 1, lambda voxels: voxels * np.float32(1.05))
+    found = audited(place, boxes=9)
+    assert audited(place, boxes=1, seed=7) == found
+    assert audited(place, boxes=16, seed=3)["exact"] is False
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_a_step_across_y_or_x_is_found(made, axis):
+    shape = [16, 16, 16]
+    shape[axis] = 64
+    place = made(shape=tuple(shape), **FLOAT32)
+    change(place, 1, lambda voxels: voxels * np.float32(1.0001))
+    assert audited(place, boxes=8)["exact"] is False
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_what_is_stored_as_no_number_is_a_seam(made, bad):
     place = made(**FLOAT32)

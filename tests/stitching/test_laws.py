@@ -125,6 +125,15 @@ def test_a_valid_read_off_the_lattice_is_seen(name):
     assert error(changed, reference) > 1e-3
 
 
+def test_every_tile_of_tile_and_stitch_has_a_length_that_the_network_takes():
+    axis = AxisFootprint(2, 2, period=2, size_class=1)
+    tiles = TileAndStitch().tiles(Box((0,), (33,)), (33,), (8,), Footprint((axis,)))
+    assert [(t.own.start[0], t.own.stop[0]) for t in tiles] == [(0, 8), (8, 16), (16, 24), (24, 32), (32, 33)]
+    for tile in tiles:
+        assert tile.read.shape[0] == axis.admissible(tile.read.shape[0])
+        assert tile.read.contains(tile.own)
+
+
 def test_a_volume_smaller_than_what_is_lost_is_refused():
     architecture = VALID["unet3d_l3_valid"][0]
     with pytest.raises(GeometryError, match=r"loses \(40, 40, 40\) voxels of a volume of \(50, 40, 50\)"):

@@ -93,9 +93,10 @@ class ApplyJob(NetworkOptions):
     def finish(self, plan: Plan, value: Any) -> str:
         """List the levels and declare the product complete, and exact if the audit says so.
 
-        One that is complete keeps its levels, and an audit that looked at more boxes (`volpipe audit`).
+        One that is complete keeps its levels, and an audit that saw a seam or looked at more boxes (`volpipe audit`).
         """
         from volpipe.jobs.audit import outcome
+        from volpipe.stitching.audit import rank
         from volpipe.volume import open_product
 
         found, line = outcome(self._setup, plan.works["audit"], value)  # type: ignore[arg-type]
@@ -103,7 +104,7 @@ class ApplyJob(NetworkOptions):
         made = product.attributes
         if made["state"] != COMPLETE:
             product.publish(self._setup.factors, self._setup.method)
-        elif made["audit"]["boxes"] >= found["audit"]["boxes"]:
+        elif rank(made["audit"]) >= rank(found["audit"]):
             return ""
         product.update(state=COMPLETE, **found)
         return line

@@ -26,7 +26,7 @@ from volpipe.geometry import BlockGrid, Box, Footprint, ceil_to, floor_to
 from volpipe.jobs.apply import ApplyJob
 from volpipe.jobs.fields import Fields
 from volpipe.plan import Budget, Plan, Price, Receipt, Task
-from volpipe.stitching.audit import SIDE, Finding, Spot, judge, spots, verdict
+from volpipe.stitching.audit import SIDE, Finding, Spot, judge, rank, spots, verdict
 from volpipe.volume.layout import blocks_touched
 from volpipe.volume.ledger import changes
 
@@ -211,7 +211,7 @@ class AuditJob(Fields):
         """Nothing is made."""
 
     def finish(self, plan: Plan, value: Any) -> str:
-        """Write down what was found.
+        """Write down what was found, unless an earlier audit says more: it saw a seam, or more boxes.
 
         Raises:
             RunError: a voxel differs by more than `fail_above`.
@@ -219,8 +219,12 @@ class AuditJob(Fields):
         from volpipe.volume import open_product
 
         found, line = outcome(self._setup, plan.works[NAME], value)  # type: ignore[arg-type]
-        open_product(self.volume).update(**found)
-        audit = found["audit"]
+        product, audit = open_product(self.volume), found["audit"]
+        earlier = product.attributes["audit"]
+        if rank(audit) >= rank(earlier):
+            product.update(**found)
+        elif earlier["seams"]:
+            line += f"; not exact all the same: an earlier audit found {len(earlier['seams'])} boxes that differ"
         if self.fail_above is not None and audit["largest"] > self.fail_above:
             raise RunError(f"{self.volume}: a voxel differs by {audit['largest']:.3g} {audit['unit']}, more than "
                            f"--fail-above {self.fail_above:g}; {line}")  # fmt: skip

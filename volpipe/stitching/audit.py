@@ -15,7 +15,7 @@ does (kernels add up in the same order in both tiles); above, so that a halo tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -158,6 +158,11 @@ def _allowed(
     low, high = (low + 2 * stored) * scale, (high + 2 * stored) * scale
     least = MEAN_OF_ROUNDING * max(EPSILON[precision], stored) * scale
     return min(max(largest, low), high), max(least, min(mean, high))
+
+
+def rank(audit: Mapping[str, Any]) -> tuple[bool, int]:
+    """Of two audits of a product the one of higher rank counts: a seam once found stays, else more boxes say more."""
+    return bool(audit["seams"]), audit["boxes"]
 
 
 def verdict(findings: Iterable[Finding], encoding: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from volpipe.geometry import Box, Footprint, ceil_to, lattice_cells
+from volpipe.geometry import Box, Footprint, lattice_cells
 from volpipe.stitching.misfit import no_window, nothing_lost
 from volpipe.stitching.outside import Outside
 from volpipe.stitching.tile import Tile
@@ -41,12 +41,12 @@ class TileAndStitch:
         return [replace(self.alone(cell, volume, footprint), own=cell.intersect(core)) for cell in cells]
 
     def alone(self, own: Box, volume: Sequence[int], footprint: Footprint) -> Tile:
-        """See `Mode`: the box starts on the period; the tile ends on it, or where the padded volume does.
+        """See `Mode`: the box starts on the period; the tile ends where the network or the padded volume says.
 
         One that the network finds too short sees something of its neighbour.
         """
         inputs = footprint.inputs(own)
         axes = zip(footprint.axes, inputs.start, inputs.stop, volume, strict=True)
-        reads = [axis.lengthened(a, min(ceil_to(b, axis.period), axis.admissible(n)), n) for axis, a, b, n in axes]
+        reads = [axis.lengthened(a, min(a + axis.admissible(b - a), axis.admissible(n)), n) for axis, a, b, n in axes]
         start, stop = zip(*reads, strict=True)
         return Tile(own, Box(start, stop), scale=footprint.scale)
