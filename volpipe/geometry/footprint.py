@@ -79,6 +79,11 @@ class AxisFootprint:
         return int(self.period * self.scale)
 
     @property
+    def lost_inputs(self) -> int:
+        """Input voxels without an output: `lost`, in voxels of the input."""
+        return int(self.lost / self.scale)
+
+    @property
     def first_output(self) -> int:
         """The voxel of the product that a network without padding gives first: it loses as much on both sides."""
         return self.lost // 2

@@ -23,8 +23,6 @@ from volpipe.plan import Budget, Plan
 if TYPE_CHECKING:
     from volpipe.jobs.apply_setup import Setup
 
-COMPLETE = "complete"
-
 # torch and zarr are imported when a job is planned, not when its options are read: `--help` and a pipeline's errors
 # come at once.
 
@@ -81,6 +79,7 @@ class ApplyJob(NetworkOptions):
     def begin(self, plan: Plan, *, fresh: bool, replace: bool) -> None:
         """Make the product, empty and marked as running, with the levels of its pyramid still unlisted."""
         from volpipe.volume import create_product, open_product
+        from volpipe.volume.product import COMPLETE
 
         if fresh:
             create_product(self.output, self._setup.layout, self._setup.attributes(plan), replace=replace)
@@ -98,6 +97,7 @@ class ApplyJob(NetworkOptions):
         from volpipe.jobs.audit import outcome
         from volpipe.stitching.audit import rank
         from volpipe.volume import open_product
+        from volpipe.volume.product import COMPLETE
 
         found, line = outcome(self._setup, plan.works["audit"], value)  # type: ignore[arg-type]
         product = open_product(self.output)

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from volpipe.geometry import AxisFootprint, Footprint
+from volpipe.geometry import Footprint
 from volpipe.models.sizes import sizer_of
 
 AMPLE = 32  # voxels along the other axes, or two periods: the smaller of the tiles that a network was tried on
@@ -20,17 +20,12 @@ def with_smallest(network: nn.Module, in_channels: int, footprint: Footprint) ->
     """The footprint, admitting no length that the network refuses; as it is where nothing can be told."""
     if any(axis.window is not None for axis in footprint.axes):
         return footprint
-    ample = [axis.admissible(_lost(axis) + max(AMPLE, 2 * axis.period)) for axis in footprint.axes]
+    ample = [axis.admissible(axis.lost_inputs + max(AMPLE, 2 * axis.period)) for axis in footprint.axes]
     sizer = sizer_of(network, in_channels)
     axes = list(footprint.axes)
     for at, axis in enumerate(axes):
-        least = axis.admissible(_lost(axis) + 1)
+        least = axis.admissible(axis.lost_inputs + 1)
         shapes = {n: [*ample[:at], n, *ample[at + 1 :]] for n in range(least, ample[at] + 1, axis.period)}
         found = next((n for n, shape in shapes.items() if min(sizer.spatial(shape))), least)
         axes[at] = axis if found == least else replace(axis, smallest=found)
     return Footprint(tuple(axes))
-
-
-def _lost(axis: AxisFootprint) -> int:
-    """Input voxels without an output."""
-    return int(axis.lost / axis.scale)

@@ -5,7 +5,7 @@
     product  |--core 0 --|--core 1 --|--core 2 --|      the network's own padding acts at the faces of the volume
 
 `apply` is for users who hold dask arrays. `receipts` is the second engine of `volpipe apply`. Both run the tiles of the
-block engine, so the product is the same. What dask makes of it costs more: some 30 tasks a block, and chunks with their
+block engine, so the product is the same. What dask makes of it costs more: some 26 tasks a block, and chunks with their
 overlaps in memory (benchmarks/README.md), so nothing is promised of memory here.
 """
 

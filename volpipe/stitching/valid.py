@@ -87,7 +87,7 @@ class Valid:
         if self.faces == "crop":
             return [(0, 0)] * footprint.ndim
         befores = [int(axis.first_output / axis.scale) for axis in footprint.axes]
-        return [(b, int(axis.lost / axis.scale) - b) for b, axis in zip(befores, footprint.axes, strict=True)]
+        return [(b, axis.lost_inputs - b) for b, axis in zip(befores, footprint.axes, strict=True)]
 
 
 def _first_output(footprint: Footprint) -> tuple[int, ...]:
