@@ -177,6 +177,17 @@ def test_a_seam_once_found_is_not_forgotten(made):
     assert audited(place, boxes=16, seed=3)["exact"] is False
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_sides_are_those_of_the_face(axis):
+    """Up on one side and down on the other: over both, or over other halves, the mean is zero."""
+    far = np.arange(8).reshape([-1 if a == axis else 1 for a in range(3)]) >= 4
+    right = np.ones((1, 8, 8, 8))
+    finding = audit.judge(
+        audit.Spot(Box((0, 0, 0), (8, 8, 8)), axis, 4), right + np.where(far, 0.5, -0.5), right, right, "", "fp32"
+    )
+    assert finding.step == 0.5
+
+
 @pytest.mark.parametrize("axis", [1, 2])
 def test_a_step_across_y_or_x_is_found(made, axis):
     shape = [16, 16, 16]
