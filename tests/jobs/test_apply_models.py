@@ -216,8 +216,8 @@ def test_a_network_on_which_the_probe_fails_runs_by_hand_on_trust(
     place, made = applied(source, **given, **SHORT, **BLOCK)
     assert error(made, expected) < 1e-12
     stated = zarr.open(place).attrs["volpipe"]
-    assert stated["stitching"]["condition"] == "if halo and period as given are right"
-    assert stated["exact"] is True
+    assert stated["stitching"]["on_trust"] == "halo and period are taken on trust, the probe failed: no room"
+    assert (stated["exact"], stated["exact_reason"]) == (False, stated["stitching"]["on_trust"])
 
 
 def test_a_users_network_without_padding_is_for_valid_alone(volume, noise, applied, error, tmp_path):

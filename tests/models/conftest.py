@@ -67,7 +67,7 @@ def tiled_error(random_image):
             yield start, stop, first, min(last, length)
 
     def measure(network, found, channels=1, periods=5):
-        axes, scale = found.footprint.axes, found.scale
+        axes, scale = found.footprint.axes, found.footprint.scale
         lengths = [max(0, a.need_before) + max(0, a.need_after) + periods * a.period for a in axes]
         lengths = [n + (a.size_class - n) % a.period for n, a in zip(lengths, axes, strict=True)]
         image = random_image(1, channels, *lengths)

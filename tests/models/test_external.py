@@ -11,6 +11,7 @@ from torch import nn
 
 from volpipe.errors import ModelError
 from volpipe.models import load_model, resolve_model
+from volpipe.models.external import OneByOne
 
 BY_HAND = {"halo": (4,), "period": (2,)}
 
@@ -72,6 +73,29 @@ def test_an_exported_network_tells_its_axes_and_channels(tmp_path, ndim):
     assert (model.footprint, model.exactness, model.output_range, model.voxel_size_um) == (None, "", None, None)
     image = torch.rand(3, 2, *(20, 12, 16)[:ndim])  # a batch, though it was exported for one image
     assert torch.allclose(model.network(image), network(image), atol=1e-6)
+
+
+class Mixing(nn.Module):
+    """What stands beside an image in its batch changes it."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how, self.last = how, nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, image):
+        if self.how == "attention":  # over the first axis, as with batch_first=False
+            tokens = image.flatten(1).unsqueeze(1)
+            image = nn.functional.scaled_dot_product_attention(*(tokens.transpose(0, 1),) * 3).view_as(image)
+        return self.last(image - image.mean(0, keepdim=True) if self.how == "mean" else image)
+
+
+@pytest.mark.parametrize("how", ["mean", "attention", "alone"])
+def test_images_of_a_batch_do_not_see_each_other(tmp_path, how):
+    network = load_model(resolve_model(script(Mixing(how), tmp_path / "net.pt", torch.rand(2, 1, 8, 8)))).network
+    images = torch.rand(3, 1, 8, 8)
+    each = torch.cat([network(image[None]) for image in images])
+    assert torch.allclose(network(images), each, atol=1e-6)
+    assert isinstance(network, OneByOne) == (how != "alone")
 
 
 def test_an_exported_network_with_a_free_batch_takes_any(tmp_path):

@@ -302,9 +302,8 @@ class Rescaling(torch.nn.Module):
 def test_a_network_that_changes_the_resolution(up, axis):
     network = Rescaling(up).double().eval()
     found = probe(network, 2, 1)
-    axes = [replace(one, scale=scale) for one, scale in zip(found.footprint.axes, found.scale, strict=True)]
     assembly, shape = Assembly("2d", axis), (21, 37, 30)
-    footprint = assembly.footprint(Footprint(tuple(axes)))
+    footprint = assembly.footprint(found.footprint)
 
     def run(planes):
         with torch.inference_mode():

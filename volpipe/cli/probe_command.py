@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -40,7 +39,7 @@ def command(
     loaded = load_model(ref)
     found = measured(ref, loaded)
     footprints = () if found.footprint is None else found.footprint.axes
-    axes = dict(zip("zyx"[-loaded.ndim :], zip(footprints, found.scale, strict=True), strict=False))
+    axes = dict(zip("zyx"[-loaded.ndim :], footprints, strict=False))
     if as_json:
         click.echo(json.dumps(_facts(found, axes), indent=2))
     if found.failure:
@@ -54,19 +53,19 @@ def command(
         click.echo(_advice(found))
 
 
-Axes = dict[str, tuple[AxisFootprint, Fraction]]
+Axes = dict[str, AxisFootprint]
 
 
 def _verdict(axes: Axes, took: str) -> str:
-    if any(footprint.window for footprint, _ in axes.values()):
+    if any(axis.window for axis in axes.values()):
         return f"takes one length alone, so that it has no whole-volume result ({took})"
     return f"tiled as below it gives the whole-volume result (self-test in float64, {took})"
 
 
 def _facts(found: Probe, axes: Axes) -> dict[str, Any]:
     rows = {
-        name: axis.as_json() | {"halo_before": axis.halo_before, "halo_after": axis.halo_after, "scale": str(scale)}
-        for name, (axis, scale) in axes.items()
+        name: axis.as_json() | {"halo_before": axis.halo_before, "halo_after": axis.halo_after}
+        for name, axis in axes.items()
     }
     return {"axes": rows, "refusal": found.refusal, "failure": found.failure, "seconds": round(found.seconds, 3)}
 
@@ -80,9 +79,9 @@ def _table(axes: Axes) -> Iterator[str]:
             a.period,
             _lengths(a),
             a.lost,
-            scale,
+            a.scale,
         )
-        for name, (a, scale) in axes.items()
+        for name, a in axes.items()
     ]
     widths = [max(len(str(row[i])) for row in (COLUMNS, *rows)) for i in range(len(COLUMNS))]
     for row in (COLUMNS, *rows):
@@ -94,7 +93,7 @@ def _lengths(axis: AxisFootprint) -> str:
     if axis.window:
         return str(axis.window)
     if axis.period == 1:
-        return "any"
+        return "any" if axis.smallest == 1 else f"{axis.smallest} or more"
     return f"{axis.period} n" + (f" + {axis.size_class}" if axis.size_class else "")
 
 
@@ -102,8 +101,7 @@ def _advice(found: Probe) -> str:
     if found.footprint is not None and any(axis.window for axis in found.footprint.axes):
         return "volpipe apply finds this by itself; --stitching windows runs it window by window, declared inexact"
     lost = [] if found.footprint is None else [axis.lost for axis in found.footprint.axes]
-    if min(lost) < 0:
-        return "volpipe apply needs a network that returns no more voxels than it sees: crop them in it"
     mode = "valid is exact, and its product is shorter by what is lost" if max(lost) else "overlap is exact"
-    scale = "" if set(found.scale) == {1} else f", at {' x '.join(map(str, found.scale))} of the resolution"
+    scales = [] if found.footprint is None else found.footprint.scale
+    scale = "" if set(scales) == {1} else f", at {' x '.join(map(str, scales))} of the resolution"
     return f"volpipe apply finds this by itself; --stitching {mode}{scale}"

@@ -80,8 +80,8 @@ class AxisFootprint:
 
     @property
     def lost_inputs(self) -> int:
-        """Input voxels without an output: `lost`, in voxels of the input."""
-        return int(self.lost / self.scale)
+        """Input voxels without an output, or with some of theirs alone: `lost`, in voxels of the input."""
+        return math.ceil(self.lost / self.scale)
 
     @property
     def first_output(self) -> int:
@@ -130,8 +130,8 @@ class AxisFootprint:
         plain = (0, 0, Fraction(1), None)
         if any((axis.size_class, axis.lost, axis.scale, axis.window) != plain for axis in (self, other)):
             raise GeometryError(
-                "footprint: networks that lose voxels, change the resolution or see a fixed window have no common "
-                "footprint; give padded ones that keep it"
+                "footprint: networks that lose voxels, change the resolution, take lengths off their period or see a "
+                "fixed window have no common footprint; give padded ones that do not"
             )
         return AxisFootprint(
             max(self.need_before, other.need_before),

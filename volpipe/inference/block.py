@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from volpipe.errors import ReadError, RunError
 from volpipe.geometry import Box, Footprint
-from volpipe.inference import heap
+from volpipe.inference.heap import HEAP, SHARE
 from volpipe.inference.predictor import device_lease, predictor
 from volpipe.models.model import ModelRef
 from volpipe.models.normalisation import Normalisation
@@ -110,9 +110,9 @@ class BlockInference:
     def _network(self) -> Callable[[NDArray[Any]], NDArray[Any]]:
         run = predictor(self.model, self.normalisation, self.device, self.precision, self.threads)
 
-        def within_promise(stored: NDArray[Any]) -> NDArray[Any]:
-            heap.give_back_above(int(heap.SHARE * self.promised_bytes))
-            values = run(stored)
+        def checked(stored: NDArray[Any]) -> NDArray[Any]:
+            with HEAP.forward_pass(SHARE * self.promised_bytes):
+                values = run(stored)
             if not is_finite(values):
                 mend = "fp16 overflows here, give --precision bf16 or fp32" if self.precision == "fp16" else (
                     "check its weights, and --normalise for what it was trained on"
@@ -120,4 +120,4 @@ class BlockInference:
                 raise RunError(f"the network gives NaN or infinity on a tile of {stored.shape[2:]} voxels; {mend}")
             return values
 
-        return within_promise
+        return checked

@@ -1,9 +1,13 @@
-"""Keep a process whose heap is kept (runtime.allocator) within the memory that was promised for it.
+"""Keep a process whose heap is kept (runtime.allocator) near what its largest forward pass needs, and to its promise.
 
-A heap that is never given back serves the next forward pass without a page fault, but tensors of other sizes find
-only some of its holes: over tiles of many shapes it grows to several times what is alive (from 0.7 to 2.0 GiB in a
-job of eight blocks at the faces of a small volume). Giving it back once it is above a bound costs the faults of one
-pass, and nothing in the interior of a volume, where all tiles have one shape.
+    resident  ____/-----/=====/=======  holes: tensors of other sizes find only some of them, and the heap grows
+              ____/-----\\_/-----------  given back before a pass: the pass makes it as large as it must be, no larger
+
+A heap that is never given back serves the next pass without a page fault, but over tiles of many shapes it grows to
+several times what is alive (from 0.7 to 2.0 GiB in a job of eight blocks at the faces of a small volume), and the more
+the longer a run goes on. So what a pass needs is measured after each one that began on a heap without holes, and the
+heap is given back when it holds more than the largest of these. That costs the faults of one pass; in the interior of a
+volume, where all tiles have one shape, it does not happen.
 """
 
 from __future__ import annotations
@@ -11,19 +15,39 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
 SHARE = 0.8  # of the promise: the rest is for what the next pass cannot place in the holes of the heap
+SLACK = 1.02  # times the largest that a pass needed: less than the steps in which holes make a heap grow
 
 
-def give_back_above(nbytes: int) -> bool:
-    """Return free heap to the system if this process holds more than `nbytes`; True if it did."""
-    trim = _malloc_trim()
-    if trim is None or resident_bytes() <= nbytes:
-        return False
-    trim(0)
-    return True
+class Heap:
+    """The heap of this process.
+
+    Args:
+        resident: what the process holds now, bytes; 0 where the system does not tell.
+        give_back: free memory to the system; False where that cannot be.
+    """
+
+    def __init__(self, resident: Callable[[], int], give_back: Callable[[], bool]) -> None:
+        self._resident, self._give_back = resident, give_back
+        self._needed = 0  # bytes that the process held after the most demanding pass on a heap without holes
+        self._begun = False
+
+    @contextmanager
+    def forward_pass(self, bound: float) -> Iterator[None]:
+        """Around a forward pass, before which the heap is given back if the process holds more than `bound` bytes."""
+        fresh = not self._begun or self._trimmed(bound)
+        self._begun = True
+        yield
+        if fresh:
+            self._needed = max(self._needed, self._resident())
+
+    def _trimmed(self, bound: float) -> bool:
+        return self._resident() > min(SLACK * self._needed, bound) and self._give_back()
 
 
 def resident_bytes() -> int:
@@ -35,7 +59,18 @@ def resident_bytes() -> int:
         return 0
 
 
+def give_back() -> bool:
+    """Return free heap to the system; False where the C library is not glibc."""
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
+    return trim is not None
+
+
 @lru_cache(maxsize=1)
 def _malloc_trim() -> Any:
     """The function of glibc, or None."""
     return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
+
+
+HEAP = Heap(resident_bytes, give_back)

@@ -188,7 +188,7 @@ def _tasks(setup: Setup, audit: AuditWork) -> Iterator[Task]:
 
 def _facts(setup: Setup, tile: Tile, price: Price) -> tuple[tuple[str, str], ...]:
     grid, source, layout, inexact = setup.grid, setup.source, setup.layout, setup.inexact()
-    promise = f"inexact ({inexact})" if inexact else f"equals whole-volume inference{setup.condition()}"
+    promise = f"inexact ({inexact})" if inexact else setup.on_trust() or "equals whole-volume inference"
     useful = price.useful_flops / price.flops if price.flops else 1.0
     facts = [
         ("input", f"{source.location}  {plain.by(source.shape)} {source.dtype}, {source.channels} channel(s)"),

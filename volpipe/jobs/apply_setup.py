@@ -189,7 +189,7 @@ class Setup(Fit):
                 "assembly": self.assembly.name,
                 "axis": self.assembly.axis if self.assembly.name == "2d" else None,
                 "inexact": self.inexact(),
-                "condition": self.condition().removeprefix(", "),
+                "on_trust": self.on_trust(),
             },
             "provenance": {
                 "software": f"volpipe {__version__}",

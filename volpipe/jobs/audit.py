@@ -137,7 +137,7 @@ def outcome(setup: Setup, work: AuditWork, value: list[Mapping[str, Any]] | None
         f"{len(findings)} boxes across faces, largest difference {audit['largest']:.3g} {audit['unit']}, "
         f"a step above {audit['smallest_step_seen']:.2g} would show"
     )
-    promise = f"not exact ({reason})" if reason else f"equals whole-volume inference{setup.condition()}"
+    promise = f"not exact ({reason})" if reason else "equals whole-volume inference"
     return {"exact": not reason, "exact_reason": reason, "audit": audit}, f"{promise}; {seen}" if findings else promise
 
 
@@ -146,8 +146,10 @@ def _reason(setup: Setup, work: AuditWork, audit: Mapping[str, Any]) -> str:
     if setup.inexact():
         return setup.inexact()
     if audit["seams"]:
-        by_hand = "; is the halo given by hand too small?" if setup.condition() else ""
+        by_hand = "; is the halo given by hand too small?" if setup.on_trust() else ""
         return f"{len(audit['seams'])} of {audit['boxes']} boxes differ from what the network gives there{by_hand}"
+    if setup.on_trust():
+        return setup.on_trust()
     return "not audited" if work.has_faces and not audit["boxes"] else ""
 
 

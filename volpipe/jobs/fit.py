@@ -126,9 +126,9 @@ class Fit:
             device=budget.device, threads=budget.threads, promised_bytes=promised_bytes, nan=self.options.nan,
         )  # fmt: skip
 
-    def condition(self) -> str:
-        """What the promise rests on where the network could not be probed: halo and period by hand; else ""."""
-        return self.settled.condition
+    def on_trust(self) -> str:
+        """Why nothing proves halo and period by hand, of a network that could not be probed; else ""."""
+        return self.settled.on_trust
 
     def inexact(self) -> str:
         """Why a product is not the whole-volume result, or "" where the footprint says that it is."""

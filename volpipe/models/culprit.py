@@ -20,6 +20,7 @@ from volpipe.models.trial import Refused, Trial
 RANDOM = ("dropout", "bernoulli", "rand", "normal_", "uniform_", "multinomial")
 OF_THE_PLACE = ("adaptive", "arange", "linspace", "fft", "roll", "flip", "sort")
 ASK_ONLY = ("isnan", "empty_like", "zeros_like", "ones_like", "full_like", "sym_size")
+ASKS_A_VALUE = ("_local_scalar_dense", "equal", "is_nonzero")
 Sign = Callable[[str, Sequence[Any], dict[str, Any], Any], bool]
 
 
@@ -34,9 +35,18 @@ def require_repeatable(trial: Trial) -> None:
 def require_nan_shows(trial: Trial) -> None:
     """Raises: Refused: an image of NaN gives values, so that nothing could be probed."""
     output = trial.run(_all_nan(trial))
+    if output.is_floating_point() and torch.isnan(output).any() and not torch.isnan(output).all():
+        raise Refused("some of its output does not depend on the image at all (padding that was moved inside?)")
     if not output.is_floating_point() or not torch.isnan(output).all():
         kind = "values" if output.is_floating_point() else f"labels ({output.dtype})"
         raise Refused(f"an image of NaN gives {kind}{of_hidden(trial)}; return scores")
+
+
+def require_no_choice(trial: Trial) -> None:
+    """Raises: Refused: a number read from the image may decide what is run; tiles have other numbers."""
+    image = trial.image()
+    if who := _first(trial, image, _chooses(image)):
+        raise Refused(f"a number read from the image decides what it does{who}; normalise outside of the network")
 
 
 def of_hidden(trial: Trial) -> str:
@@ -77,6 +87,25 @@ def _wraps(axis: int) -> Sign:
         return isinstance(out, Tensor) and "empty" not in name and out.ndim > axis and _starts_poisoned(out, axis)
 
     return sign
+
+
+def _chooses(image: Tensor) -> Sign:
+    """A number is read from what the image was made into."""
+    made, kept = {_memory(image)}, []  # kept, so that no other tensor is laid into the same memory
+
+    def sign(name: str, inputs: Sequence[Tensor], known: dict[str, Any], out: Any) -> bool:
+        if made.isdisjoint(map(_memory, inputs)):
+            return False
+        outputs = _tensors([out])
+        made.update(map(_memory, outputs))
+        kept.extend(outputs)
+        return name in ASKS_A_VALUE
+
+    return sign
+
+
+def _memory(values: Tensor) -> int:
+    return values.untyped_storage().data_ptr()
 
 
 def _first(trial: Trial, image: Tensor, sign: Sign) -> str:

@@ -29,6 +29,7 @@ from volpipe.models.model import Model, ModelRef, footprint_by_hand
 from volpipe.models.normalisation import Normalisation
 from volpipe.models.sizes import smallest_edge
 
+BRIGHTER, ROUNDING = 1000.0, 1e-3  # of the image beside another; relative, of fp32
 TRIED_LENGTHS = (32, 64)  # a small tile first; a deep network may need the larger one
 OF_TORCH = r"`isinstance\(treespec, LeafSpec\)`"
 """What torch 2.13 says of itself when an exported program is copied. Filtered once per process, when the first one is
@@ -56,8 +57,9 @@ def load_external(ref: ModelRef) -> Model:
     loaders = {"exported": _load_exported, "script": _load_script, "factory": _load_factory}
     loaded = loaders[ref.kind](ref)
     ndim, in_channels, out_channels = _tried(ref, loaded)
+    network = loaded.network
     return Model(
-        network=loaded.network,
+        network=network if keeps_apart(network, ndim, in_channels) else OneByOne(network),
         ndim=ndim,
         in_channels=in_channels,
         out_channels=out_channels,
@@ -107,7 +109,8 @@ def _load_exported(ref: ModelRef) -> Loaded:
     _require_eval(ref.location, program)
     network: nn.Module = programs.rewritten(program.module())
     if isinstance(shape[0], int):
-        network = OneByOne(network, ref.location, shape[0])
+        _require_batch_of_one(ref.location, shape[0])
+        network = OneByOne(network)
     return Loaded(network.requires_grad_(False), len(shape) - 2, int(shape[1]), _exported_statistics(program))
 
 
@@ -149,19 +152,39 @@ def _exported_statistics(program: torch.export.ExportedProgram) -> str:
     return ""
 
 
-class OneByOne(nn.Module):
-    """Run images one after another through a network that was exported for a batch of 1."""
+def _require_batch_of_one(location: str, batch: int) -> None:
+    if batch != 1:
+        raise ModelError(f"model {location}: exported for batches of {batch}; export it with a batch of 1 or a Dim")
 
-    def __init__(self, network: nn.Module, location: str, batch: int) -> None:
+
+class OneByOne(nn.Module):
+    """Run images one after another through a network that takes one, or whose images would see each other."""
+
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        if batch != 1:
-            raise ModelError(f"model {location}: exported for batches of {batch}; export it with a batch of 1 or a Dim")
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
         """(n, c, ...) -> (n, c', ...)."""
         outputs: list[Tensor] = [self.network(image) for image in torch.split(images, 1)]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)  # one, whatever it is: the first tile shows it
+
+
+@torch.inference_mode()
+def keeps_apart(network: nn.Module, ndim: int, in_channels: int) -> bool:
+    """True if an image gives what it gives alone when another, much brighter one lies beside it in the batch.
+
+    Planes and tiles go through a network together, and attention over the wrong axis or a mean over the batch would
+    mix them.
+    """
+    edge = smallest_edge(network, ndim, in_channels) or TRIED_LENGTHS[0]
+    images = torch.rand((2, in_channels, *(edge,) * ndim), generator=torch.Generator().manual_seed(0))
+    images[1] *= BRIGHTER
+    try:
+        alone, both = network(images[:1]), network(images)
+    except Exception:  # a user's network may raise anything; it took one image before
+        return False
+    return both.shape[0] == 2 and bool((both[:1] - alone).abs().max() <= ROUNDING * alone.abs().max())
 
 
 def _load_script(ref: ModelRef) -> Loaded:

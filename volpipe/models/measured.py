@@ -5,9 +5,10 @@
 
 The same file is not measured again; a file that was trained anew is tested alone, with its own weights, and measured
 if it fails (structure.py says what makes two files one structure, and why that is sound). Only .pt2 and TorchScript
-files are remembered: they hold all that they run, while a factory may import code that changes beside it. What cannot
-be read or is of another version is measured again; a place that cannot be written to costs the next run the seconds of
-a probe. A probe that failed is not remembered; a refusal only for its file.
+files are remembered there: they hold all that they run, while a factory may import code that changes beside it, though
+not within one process, which remembers it. What cannot be read or is of another version is measured again; a place that
+cannot be written to costs the next run the seconds of a probe. A probe that failed is not remembered; a refusal only
+for its file.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import contextlib
 import json
 import os
 import tempfile
-from fractions import Fraction
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,18 @@ from volpipe.models.model import Model, ModelRef
 from volpipe.models.probe import Probe, holds, probe
 from volpipe.models.structure import structure
 
-FORMAT = 2  # raised when the probe finds something else
+FORMAT = 3  # raised when the probe finds something else
+_FOUND: dict[tuple[ModelRef, int, int], Probe] = {}  # of factories
 
 
 def measured(ref: ModelRef, model: Model) -> Probe:
     """What the probe finds of a network, or found before."""
     network, given = model.network, (model.ndim, model.in_channels)
     if ref.kind not in ("exported", "script"):
-        return probe(network, *given)
+        key = (replace(ref, halo=None, period=None), *given)
+        if key not in _FOUND:
+            _FOUND[key] = probe(network, *given)
+        return _FOUND[key]
     file = _place(ref.sha256, *given)
     if (found := _read(file)) is not None:
         return found
@@ -68,8 +73,7 @@ def _read(place: Path) -> Probe | None:
         if stored["versions"] != _versions():
             return None
         axes = tuple(AxisFootprint.from_json(axis) for axis in stored["axes"])
-        scale = tuple(map(Fraction, stored["scale"]))
-        return Probe(Footprint(axes) if axes else None, scale, stored["refusal"], "", 0.0)
+        return Probe(Footprint(axes) if axes else None, stored["refusal"], "", 0.0)
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
@@ -80,7 +84,6 @@ def _write(place: Path, found: Probe) -> None:
     stored = {
         "versions": _versions(),
         "axes": [axis.as_json() for axis in axes],
-        "scale": [str(scale) for scale in found.scale],
         "refusal": found.refusal,
     }
     with contextlib.suppress(OSError):

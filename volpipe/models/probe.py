@@ -1,5 +1,6 @@
 """The footprint of any network, found by running it: per axis its need, period, size class and what it loses.
 
+    choices    nothing that is run, or how, may be chosen by the image's values
     sizes      which lengths are taken, and how long the output is: on meta tensors, or with real tiles
     reach      poison:  NaN NaN NaN [c  random  d) NaN NaN NaN  -->  NaN NaN NaN NaN [lo  clean  hi) NaN NaN NaN NaN
     period     the smallest shift of the input that shifts the output and changes nothing else,
@@ -19,8 +20,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import torch
@@ -30,7 +31,8 @@ from volpipe.errors import reason
 from volpipe.geometry import AxisFootprint, Footprint, ceil_to, floor_to
 from volpipe.models import culprit
 from volpipe.models.sizes import SHORTEST
-from volpipe.models.strip import Strip, Window
+from volpipe.models.steps import EDGES
+from volpipe.models.strip import BEYOND, Strip, Window
 from volpipe.models.trial import Refused, Trial
 
 LARGEST_PERIOD = 256
@@ -41,6 +43,7 @@ LARGEST_ODD = 64
 SHORTEST_LINE = 72  # voxels, a multiple of 8 and 9; doubled until something stays clean
 LONGEST_LINE = 2304
 WIDEST, WIDE_VOXELS = 256, 2**15  # of the images on which what was found on strips is tried again
+WIDEST_STRIP = {2: 256, 3: 64}  # by the axes of a network
 MOST_VOXELS = 2**22  # of one run, so that a 3D network cannot ask for all memory
 
 
@@ -50,7 +53,6 @@ class Probe:
 
     Attributes:
         footprint: None if the network cannot be tiled.
-        scale: output voxels per input voxel, per axis; empty without a footprint.
         refusal: why it cannot be tiled, naming a module or an operation; "" if it can.
         failure: what kept the probe from an answer; "" if it has one.
         seconds: that the probe took.
@@ -58,7 +60,6 @@ class Probe:
     """
 
     footprint: Footprint | None
-    scale: tuple[Fraction, ...]
     refusal: str
     failure: str
     seconds: float
@@ -94,11 +95,10 @@ def probe(network: nn.Module, ndim: int, in_channels: int) -> Probe:
         with _one_thread():
             trial, found = _measured(network, ndim, in_channels)
     except Refused as refused:
-        return Probe(None, (), str(refused), "", time.perf_counter() - began)
+        return Probe(None, str(refused), "", time.perf_counter() - began)
     except Exception as error:  # a user's network may raise anything
-        return Probe(None, (), "", reason(error), time.perf_counter() - began)
-    axes, scale = zip(*found, strict=True)
-    return Probe(Footprint(axes), scale, "", "", time.perf_counter() - began, trial.any_weights)
+        return Probe(None, "", reason(error), time.perf_counter() - began)
+    return Probe(Footprint(found), "", "", time.perf_counter() - began, trial.any_weights)
 
 
 def holds(network: nn.Module, ndim: int, in_channels: int, found: Probe) -> bool:
@@ -107,8 +107,8 @@ def holds(network: nn.Module, ndim: int, in_channels: int, found: Probe) -> bool
     try:
         with _one_thread():
             trial = Trial(network, ndim, in_channels)
-            for axis, (footprint, scale) in enumerate(zip(axes, found.scale, strict=True)):
-                _self_test(trial, axis, footprint, scale)
+            for axis, footprint in enumerate(axes):
+                _self_test(trial, axis, footprint)
     except Exception:  # then it is probed, and says what is wrong
         return False
     return True
@@ -125,17 +125,16 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-Found = list[tuple[AxisFootprint, Fraction]]
-
-
-def _measured(network: nn.Module, ndim: int, in_channels: int) -> tuple[Trial, Found]:
+def _measured(network: nn.Module, ndim: int, in_channels: int) -> tuple[Trial, tuple[AxisFootprint, ...]]:
     thin, least = True, SHORTEST
+    wide: WideImagesDiffer | None = None
     while True:
         trial = Trial(network, ndim, in_channels, thin=thin, least=least)
         culprit.require_repeatable(trial)
         culprit.require_nan_shows(trial)
+        culprit.require_no_choice(trial)
         try:
-            found = [_Axis(trial, axis).measured() for axis in range(ndim)]
+            found = tuple(_Axis(trial, axis).measured() for axis in range(ndim))
             _require_same_in_wide_images(trial, found)
             return trial, found
         except OneLength:
@@ -144,39 +143,48 @@ def _measured(network: nn.Module, ndim: int, in_channels: int) -> tuple[Trial, F
             if trial.cut == 1:
                 raise
             thin = False
-        except WideImagesDiffer:
-            least = 4 * trial.base
-            if least > WIDEST:
-                raise
+        except WideImagesDiffer as differ:
+            wide, least = wide or differ, 4 * trial.base
+            if least > WIDEST_STRIP[ndim]:
+                raise wide from None
+        except Refused as refused:
+            raise wide or refused from None
 
 
-def _windowed(trial: Trial) -> Found:
+def _windowed(trial: Trial) -> tuple[AxisFootprint, ...]:
     """Of a network with a fixed input, as transformers have: the cube that it takes.
 
     What it gives depends on all of it, so that its windows may lie anywhere that its outputs allow.
 
     Raises:
-        Refused: it takes several lengths along another axis.
+        Refused: it takes several lengths along another axis, or several cubes.
     """
+    if larger := trial.larger_cube():
+        raise Refused(f"it takes images with equal edges alone, as {trial.base} and {larger}; tiles have others")
     found = []
     for axis in range(trial.ndim):
         try:
             _Axis(trial, axis).measured()
         except OneLength as one:
-            found.append((AxisFootprint(period=one.scale.denominator, window=trial.base), one.scale))
+            found.append(AxisFootprint(period=one.scale.denominator, scale=one.scale, window=trial.base))
             continue
         raise Refused("it takes one length alone along some axes, and several along others")
-    return found
+    return tuple(found)
 
 
-def _require_same_in_wide_images(trial: Trial, found: Found) -> None:
+def _require_same_in_wide_images(trial: Trial, found: Sequence[AxisFootprint]) -> None:
     """Raises: WideImagesDiffer: the network does something else where the other axes are as long as in real tiles."""
-    for axis, (footprint, scale) in enumerate(found):
-        length = tested_length(footprint, scale, trial.base)
+    for axis, footprint in enumerate(found):
+        length = tested_length(footprint, trial.base)
         wide = min(WIDEST, int((WIDE_VOXELS / length) ** (1 / (trial.ndim - 1))))
-        across = [other.admissible(max(trial.base, wide)) for other, _ in found]
-        if wide > trial.base and not tiled_equals_whole(trial.strip(axis, across), length, footprint, scale):
+        across = [other.admissible(max(trial.base, wide)) for other in found]
+        if wide > trial.base and not tiled_equals_whole(trial.strip(axis, across), length, footprint):
             raise WideImagesDiffer(f"{_differs(footprint)} in images {wide} wide")
+    strip = [found[0].admissible(tested_length(found[0], trial.base)), *[trial.base] * (trial.ndim - 1)]
+    for edge in EDGES:
+        cube = [axis.admissible(max(edge, axis.lost_inputs + 1)) for axis in found]
+        if other := trial.other_steps(strip, cube):
+            raise WideImagesDiffer(f"it does something else in images of {cube} voxels (operation {other})")
 
 
 class _Axis:
@@ -185,15 +193,27 @@ class _Axis:
     def __init__(self, trial: Trial, axis: int) -> None:
         self.trial, self.axis, self.strip = trial, axis, trial.strip(axis)
 
-    def measured(self) -> tuple[AxisFootprint, Fraction]:
+    def measured(self) -> AxisFootprint:
         self._sizes()
         self._size_class()
         self._reach()
         self._period()
         before, after = self._need()
-        footprint = AxisFootprint(before, after, self.period, self.size_class, self.lost)
-        _self_test(self.trial, self.axis, footprint, self.scale)
-        return footprint, self.scale
+        self._require_even_loss(before, after)
+        before, after = max(0, before), max(0, after)  # one that looks ahead alone, say: what lies between is read
+        footprint = self._with_smallest(
+            AxisFootprint(before, after, self.period, self.size_class, self.lost, self.scale)
+        )
+        _self_test(self.trial, self.axis, footprint)
+        return footprint
+
+    def _with_smallest(self, footprint: AxisFootprint) -> AxisFootprint:
+        """Along this axis, in the cube: a network may take no length of one period."""
+        least, period = footprint.admissible(footprint.lost_inputs + 1), self.period
+        taken = self.trial.output_length
+        shorter = range(least, self._in_class(self.trial.base, period), period)
+        found = next((n for n in shorter if taken(self.axis, n)), self._in_class(self.trial.base, period))
+        return footprint if found <= least else replace(footprint, smallest=found)
 
     def _sizes(self) -> None:
         """The step and the scale of lengths: `step` more input is `step * scale` more output."""
@@ -221,12 +241,23 @@ class _Axis:
         return False
 
     def _size_class(self) -> None:
-        """The residue of lengths that loses least; 0 where it is among the best. What is lost repeats by `step`."""
+        """The residue of lengths that loses least; 0 where it is among the best. What is lost repeats by `step`.
+
+        Raises:
+            Refused: no length gives whole voxels, or all give more than they have.
+        """
         costs = {n: n * self.scale - output for n, output in self.outputs.items()}
-        best = min(abs(cost) for cost in costs.values())
+        whole = [abs(cost) for cost in costs.values() if cost.denominator == 1]
+        if not whole:
+            raise Refused(f"along {self._name} it loses a part of a voxel of its output, whatever its input's length")
+        best = min(whole)
         classes = {n % self.step: cost for n, cost in costs.items() if abs(cost) == best}
         self.size_class = min(classes)
         self.lost = int(classes[self.size_class])
+        if self.lost < 0:
+            raise Refused(
+                f"along {self._name} it returns {-self.lost} voxels more than it sees; crop them in the network"
+            )
         self.shrinks = max(0, max(int(cost / self.scale) + 1 for cost in costs.values()))
 
     def _reach(self) -> None:
@@ -310,6 +341,14 @@ class _Axis:
             clean_to, dirty_to = (after, dirty_to) if low < stop <= high else (clean_to, after)
         return clean_from, clean_to
 
+    def _require_even_loss(self, before: int, after: int) -> None:
+        """Raises: Refused: it loses more on one side, so that a product placed in the middle would be shifted."""
+        shift = Fraction(after - before) / 2 - self.lost / self.scale / 2
+        if self.lost and abs(shift) >= self.period:
+            side = "start" if shift > 0 else "end"
+            raise Refused(f"along {self._name} it loses more voxels at the {side} than at the other end, about "
+                          f"{int(2 * abs(shift))}; crop both ends alike in the network")  # fmt: skip
+
     def _clean(self, length: int, first: int, last: int) -> tuple[int, int]:
         """[low, high) that stays clean when all input outside [first, last) is NaN, rounded inwards to input voxels."""
         low, high = self.strip.clean(length, first, last)
@@ -327,18 +366,21 @@ class _Axis:
         return "zyx"[3 - self.trial.ndim + self.axis]
 
 
-def _self_test(trial: Trial, axis: int, footprint: AxisFootprint, scale: Fraction) -> None:
+def _self_test(trial: Trial, axis: int, footprint: AxisFootprint) -> None:
     """On the stand-in, then with the network's own weights where they can be afforded.
 
     Raises:
         Refused: tiles differ from the whole; what was found is not the network's footprint.
     """
-    length = tested_length(footprint, scale, trial.base)
-    if not tiled_equals_whole(trial.strip(axis), length, footprint, scale):
+    length = tested_length(footprint, trial.base)
+    if not tiled_equals_whole(trial.strip(axis), length, footprint):
         who = culprit.of_hidden(trial) or culprit.of_reach(trial, axis, 4 * length)
         raise Refused(f"{_differs(footprint)}{who}")
+    for light in BEYOND:
+        if not needs_nothing_else(trial.strip(axis, light=light), length, footprint):
+            raise Refused(f"what an output depends on depends on how large the values are: {_differs(footprint)}")
     own = trial.network is not trial.own and trial.own_is_affordable(axis, length)
-    if own and not tiled_equals_whole(trial.strip(axis, network=trial.own), length, footprint, scale):
+    if own and not tiled_equals_whole(trial.strip(axis, network=trial.own), length, footprint):
         raise OwnWeightsDiffer(f"with its own weights {_differs(footprint)}")
 
 
@@ -347,23 +389,31 @@ def _differs(footprint: AxisFootprint) -> str:
     return f"tiles that read {need} do not give the whole (self-test of the probe)"
 
 
-def tested_length(footprint: AxisFootprint, scale: Fraction, base: int) -> int:
+def tested_length(footprint: AxisFootprint, base: int) -> int:
     """Of the self-test: three tiles with some voxels between, and room for a need larger than what was found."""
     halo = footprint.halo_before + footprint.halo_after
-    return footprint.admissible(max(base, SHORTEST_LINE, halo + 8 * footprint.period + int(footprint.lost / scale)))
+    return footprint.admissible(max(base, SHORTEST_LINE, halo + 8 * footprint.period + footprint.lost_inputs))
 
 
-def tiled_equals_whole(strip: Strip, length: int, footprint: AxisFootprint, scale: Fraction) -> bool:
+def tiled_equals_whole(strip: Strip, length: int, footprint: AxisFootprint) -> bool:
     """True if three tiles (both faces, the middle) are those of the whole, and nothing beyond its need changes one."""
-    period, end = footprint.period, length - int(footprint.lost / scale)
+    period, scale, end = footprint.period, footprint.scale, length - footprint.lost_inputs
     middle = footprint.halo_before + 2 * period
     for start, stop in ((0, period), (middle, middle + 2 * period), (floor_to(end, period) - period, end)):
-        read, count = Window(*footprint.read(start, stop, length)), int((stop - start) * scale)
-        at = int(start * scale), int((start - read.start) * scale)
+        own, count = (int(start * scale), int(stop * scale)), int((stop - start) * scale)
+        read = Window(*footprint.read(*own, length))
+        at = own[0], int((start - read.start) * scale)
         if not strip.agree(Window(0, length), read, *at, count):
             return False
-    first, last = middle - footprint.need_before, middle + 2 * period + footprint.need_after
-    return strip.needs_only(length, first, last, int(middle * scale), int(2 * period * scale))
+    return needs_nothing_else(strip, length, footprint)
+
+
+def needs_nothing_else(strip: Strip, length: int, footprint: AxisFootprint) -> bool:
+    """True if nothing beyond its need changes a block in the middle of an image."""
+    start = footprint.halo_before + 2 * footprint.period
+    stop = start + 2 * footprint.period
+    first, last = start - footprint.need_before, stop + footprint.need_after
+    return strip.needs_only(length, first, last, int(start * footprint.scale), 2 * footprint.output_period)
 
 
 def _is_smooth(number: int) -> bool:

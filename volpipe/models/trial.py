@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from volpipe.models import stand_in
 from volpipe.models.sizes import LONGEST, SHORTEST, Sizer, zeros
-from volpipe.models.strip import EPSILON, TOLERANCE, Strip, Window
+from volpipe.models.steps import Step, first_change, steps
+from volpipe.models.strip import EPSILON, TOLERANCE, USUAL, Light, Strip, Window
 
 LARGEST_OWN = 1e10  # floating-point operations of one pass of the self-test with all channels: a second
 
@@ -60,10 +61,16 @@ class Trial:
             out: Tensor = network(image.clone())
         return out
 
-    def strip(self, axis: int, across: Sequence[int] | None = None, network: nn.Module | None = None) -> Strip:
+    def strip(
+        self,
+        axis: int,
+        across: Sequence[int] | None = None,
+        network: nn.Module | None = None,
+        light: Light = USUAL,
+    ) -> Strip:
         """A network along an axis; `across` are the lengths of the others (that of `axis` is ignored)."""
         shape = (1, self.in_channels, *(across or [self.base] * self.ndim))
-        return Strip(lambda image: self.run(image, network), axis, shape)
+        return Strip(lambda image: self.run(image, network), axis, shape, light)
 
     def image(self) -> Tensor:
         """Noise in the smallest cube."""
@@ -72,6 +79,19 @@ class Trial:
     def output_length(self, axis: int, length: int) -> int:
         """Of an image that is `length` long along an axis; 0 where the network refuses it."""
         return self._sizer.spatial(self._shape(axis, length))[axis]
+
+    def larger_cube(self) -> int | None:
+        """Edge of a cube that gives more than the smallest does, up to twice its edge; None if there is none."""
+        shapes = {edge: self._sizer.spatial([edge] * self.ndim) for edge in range(self.base, 2 * self.base + 1)}
+        return next((edge for edge, shape in shapes.items() if min(shape) > max(shapes[self.base])), None)
+
+    def other_steps(self, one: Sequence[int], other: Sequence[int]) -> str:
+        """The operation at which passes over images of two shapes part; "" if none does or meta tensors cannot tell."""
+        meta = self._sizer.meta
+        return "" if meta is None else first_change(*(self._steps(meta, shape) for shape in (one, other)))
+
+    def _steps(self, network: nn.Module, shape: Sequence[int]) -> list[Step]:
+        return steps(network, lambda it: self._shapes_of(it, [*shape]))
 
     def own_is_affordable(self, axis: int, length: int) -> bool:
         """True if a strip of this length is not too much for the network with all its channels."""
