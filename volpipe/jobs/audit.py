@@ -176,6 +176,8 @@ class AuditJob(Fields):
     )
     input: str | None = Field(None, description="Where the input lies now, if it was moved.")
     model: str | None = Field(None, description="Where the model lies now, if it was moved.")
+    weights: str | None = Field(None, description="Where the weights of a factory lie now, if they were moved.")
+    mask: str | None = Field(None, description="Where the mask lies now, if it was moved.")
     trust_code: bool = Field(False, description="Run the code of a package.module:factory model.")
 
     @property
@@ -235,7 +237,8 @@ class AuditJob(Fields):
         from volpipe.jobs.apply_setup import Setup
 
         made = self._provenance()
-        given = {"output": self.volume, "input": self.input, "model": self.model, "tile": made["geometry"]["tile"]}
+        moved = {"input": self.input, "model": self.model, "weights": self.weights, "mask": self.mask}
+        given = {"output": self.volume, "tile": made["geometry"]["tile"], **moved}
         known = {name: value for name, value in given.items() if value is not None}
         setup = Setup(ApplyJob(**made["job"] | known | {"trust_code": self.trust_code}))  # not on what a product says
         self._check_unchanged(made, setup.key(setup.job.tile or ()))
@@ -256,10 +259,11 @@ class AuditJob(Fields):
     def _check_unchanged(self, made: Mapping[str, Any], now: dict[str, Any]) -> None:
         """Refuse another input or model: what differs would not be the stitching."""
         before = {name: made[name] for name in now}
-        if self.input is not None:  # a copy has another place and other times
-            for key in (before, now):
-                key["input"] = {name: of for name, of in key["input"].items() if name not in ("location", "modified")}
+        for name, given in (("input", self.input), ("mask", self.mask)):
+            if given is not None:  # a copy has another place and other times
+                for key in (before, now):
+                    key[name] = {of: it for of, it in (key[name] or {}).items() if of not in ("location", "modified")}
         changed = changes(before, now)
         if changed:
-            raise ProductError(f"{self.volume}: was made from something else ({'; '.join(changed)}); give --input or "
-                               "--model where they lie now")  # fmt: skip
+            raise ProductError(f"{self.volume}: was made from something else ({'; '.join(changed)}); give --input, "
+                               "--model, --weights or --mask where they lie now")  # fmt: skip
