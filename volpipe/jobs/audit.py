@@ -247,12 +247,13 @@ class AuditJob(Fields):
     def _provenance(self) -> dict[str, Any]:
         """How the product was made, as its attributes tell."""
         from volpipe.volume import open_product
+        from volpipe.volume.product import COMPLETE
 
         own = open_product(self.volume).attributes
         made = own.get("provenance", {})
         if "job" not in made or "tile" not in made.get("geometry", {}):
             raise ProductError(f"{self.volume}: does not tell what network made it; give a product of volpipe apply")
-        if own.get("state") != "complete":
+        if own.get("state") != COMPLETE:
             raise ProductError(f"{self.volume}: is not finished; give the command that makes it again")
         return dict(made)
 
