@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -324,6 +325,24 @@ def test_probe_tells_what_apply_would_do(volpipe, tmp_path):
     net = saved_for_export(tmp_path, torch.nn.Conv2d(1, 2, 4, stride=2, padding=1))
     assert "--stitching overlap is exact, at 1/2 x 1/2 of the resolution" in volpipe("probe", net).out
     assert "self-test in float64, remembered" in volpipe("probe", net).out
+
+
+@pytest.fixture
+def untold(tmp_path):
+    """A TorchScript network without a weight that would tell its input."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.script(torch.nn.Sigmoid()).save(str(tmp_path / "net.pt"))
+    return str(tmp_path / "net.pt")
+
+
+def test_a_network_that_does_not_tell_its_input_is_asked_for_by_options(volpipe, untold, source, tmp_path):
+    assert "give --ndim 2 or 3 and --in-channels N (" in volpipe("probe", untold).refusal
+    assert "give --in-channels N (" in volpipe("probe", untold, "--ndim", 3).refusal
+    assert volpipe("probe", untold, "--ndim", 3, "--in-channels", 1).code == 0
+    bench = ("bench", "--model", untold, "--volume", source, "--serial", "--out", tmp_path / "out")
+    assert "give --ndim 2 or 3 (" in volpipe(*bench).refusal
+    assert not (tmp_path / "out").exists()
 
 
 def test_probe_of_a_network_with_a_fixed_input_promises_nothing(volpipe, tmp_path):

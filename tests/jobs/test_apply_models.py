@@ -11,7 +11,7 @@ import zarr
 from safetensors.torch import save_file
 from torch import nn
 
-from volpipe.errors import GeometryError, ModelError
+from volpipe.errors import GeometryError, ModelError, ProductError
 from volpipe.jobs.audit import AuditJob
 from volpipe.models.checkpoint import load_checkpoint
 from volpipe.models.generator import GeneratorArchitecture
@@ -124,6 +124,20 @@ def test_an_audit_runs_no_code_unless_trusted_again(volume, noise, applied, tmp_
         run(AuditJob(volume=str(place)), serial, progress=None)
     assert "their_networks" not in sys.modules
     run(AuditJob(volume=str(place), trust_code=True), serial, progress=None)
+
+
+def test_an_audit_is_told_where_moved_weights_lie_and_takes_no_others(volume, noise, applied, tmp_path, theirs):
+    place, _ = applied(volume(noise(SHAPE)), **factory(theirs, tmp_path), **BLOCK)
+    (tmp_path / "weights.safetensors").rename(tmp_path / "moved.safetensors")
+    serial = RunSettings(serial=True, threads=1, memory_per_worker="4GiB")
+    audit = {"volume": place, "trust_code": True}
+    with pytest.raises(ModelError, match=r"weights\.safetensors: there is no such file"):
+        run(AuditJob(**audit), serial, progress=None)
+    run(AuditJob(**audit, weights=str(tmp_path / "moved.safetensors")), serial, progress=None)
+    other = {name: value + 1 for name, value in theirs.state_dict().items()}
+    save_file(other, tmp_path / "other.safetensors")
+    with pytest.raises(ProductError, match=r"from something else \(weights: .*--weights or --mask where they lie now"):
+        run(AuditJob(**audit, weights=str(tmp_path / "other.safetensors")), serial, progress=None)
 
 
 def test_a_halo_by_hand_that_is_too_small_shows(volume, noise, applied, error, tmp_path, ours, theirs):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from volpipe.errors import ProductError, RunError
+from volpipe.errors import ProductError, RunError, VolumeError
 from volpipe.geometry import AxisFootprint, Box, Footprint
 from volpipe.jobs import audit as auditing
 from volpipe.jobs.apply import ApplyJob
@@ -268,6 +268,24 @@ def test_an_input_that_was_moved_is_named(made, tmp_path):
     place = made()
     (tmp_path / "in0.ome.zarr").rename(tmp_path / "moved.ome.zarr")
     assert audited(place, input=str(tmp_path / "moved.ome.zarr"))["exact"] is True
+
+
+def test_a_mask_that_was_moved_is_named_and_must_be_the_same(volume, noise, applied, tmp_path):
+    on = np.ones(SHAPE, "uint8")
+    on[:16] = 0
+    mask = volume(on, name="mask.ome.zarr")
+    other = volume(on[::2, ::2, ::2], name="other.ome.zarr", voxel_size_um=(0.016, 0.008, 0.008))
+    source = volume(noise(SHAPE))
+    place, _ = applied(source, UNET, block=BLOCK, pyramid=False, mask=mask)
+    (tmp_path / "mask.ome.zarr").rename(tmp_path / "moved.ome.zarr")
+    with pytest.raises(VolumeError, match=r"mask\.ome\.zarr: no such file"):
+        audited(place)
+    assert audited(place, mask=str(tmp_path / "moved.ome.zarr"))["exact"] is True
+    with pytest.raises(ProductError, match=r"from something else \(mask\.metadata.*--mask where they lie now"):
+        audited(place, mask=other)
+    bare, _ = applied(source, UNET, block=BLOCK, pyramid=False)
+    with pytest.raises(ProductError, match=r"from something else \(mask\.metadata"):
+        audited(bare, mask=other)
 
 
 @pytest.mark.parametrize("mode", [TileAndStitch(), Windows()])

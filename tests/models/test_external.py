@@ -151,8 +151,14 @@ def test_a_torchscript_network_is_applied_to_scaled_floats(tmp_path, trace, suff
 
 def test_a_script_that_does_not_tell_its_axes_is_told(tmp_path):
     path = script(nn.Sigmoid(), tmp_path / "net.pt")
-    with pytest.raises(ModelError, match=r"give resolve_model ndim=2 or 3 and in_channels=$"):
-        load_model(resolve_model(path))
+    both = r"give --ndim 2 or 3 and --in-channels N \(ndim= and in_channels= of resolve_model\)$"
+    for given, say in (
+        ({}, both),
+        ({"in_channels": 2}, r"give --ndim 2 or 3 \(ndim= of resolve_model\)$"),
+        ({"ndim": 3}, r"give --in-channels N \(in_channels= of resolve_model\)$"),
+    ):
+        with pytest.raises(ModelError, match=say):
+            load_model(resolve_model(path, **given))
     assert load_model(resolve_model(path, ndim=3, in_channels=2)).out_channels == 2
 
 
@@ -206,7 +212,7 @@ def test_a_factorys_hash_covers_code_and_weights(factory, tmp_path):
         ("f_bare", "return nn.Conv2d(1, 1, 1)", None, "give them by --weights"),
         ("f_other", "return nn.Conv2d(1, 1, 1)", {"weight": torch.zeros(1, 1, 1, 1)}, 'do not fit it.*"bias"'),
         ("f_broken", "return nn.Conv2d(1, 1, 1)", b"nonsense", "not a safetensors file"),
-        ("f_random", "return nn.Dropout(0.5).requires_grad_(False)", None, "ndim=2 or 3"),
+        ("f_random", "return nn.Dropout(0.5).requires_grad_(False)", None, "--ndim 2 or 3"),
     ],
 )
 def test_a_factory_that_gives_no_network_is_refused(factory, tmp_path, name, body, weights, say):

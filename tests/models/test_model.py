@@ -83,8 +83,8 @@ def test_options_that_agree_with_what_is_known_are_accepted(checkpoint, options)
 @pytest.mark.parametrize(
     ("options", "say"),
     [
-        ({"ndim": 3}, "ndim=3, but it has 2; leave the argument out"),
-        ({"in_channels": 2}, "in_channels=2, but it has 1"),
+        ({"ndim": 3}, "--ndim 3, but it takes 2; leave that out"),
+        ({"in_channels": 2}, "--in-channels 2, but it takes 1; leave that out"),
     ],
 )
 def test_options_that_contradict_what_is_known_are_refused(checkpoint, options, say):

@@ -2,12 +2,17 @@
 
 import json
 import math
+import warnings
 
 import pytest
+import torch
 
-from volpipe.errors import ConfigError
+from volpipe.errors import ConfigError, GeometryError, ProductError
+from volpipe.report.bench_text import bench_text
 from volpipe.report.throughput import throughput_figure
-from volpipe.runtime.bench import BenchOptions, bench, cases
+from volpipe.runtime import bench as benching
+from volpipe.runtime.bench import bench
+from volpipe.runtime.bench_cases import BenchOptions, cases
 from volpipe.runtime.machine import machine, table
 from volpipe.runtime.settings import RunSettings
 
@@ -35,18 +40,64 @@ def test_a_network_of_other_channels_is_refused():
         list(cases(BenchOptions(model="preset:siamese3d_similarity_w12"), 1))
 
 
+def test_blends_are_those_asked_for():
+    one = {"engines": ("blocks",), "precisions": ("fp32",), "model": "preset:unet3d_l3_w2"}
+    every = [way[0] for way in ways(**one, blends=("linear", "hann", "gaussian"))]
+    assert every == ["tile", "overlap", "overlap, linear", "overlap, hann", "overlap, gaussian"]
+    assert [way[0] for way in ways(**one, blends=())] == ["tile", "overlap"]
+
+
+def test_axes_that_a_network_does_not_tell_are_given(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.script(torch.nn.Sigmoid()).save(str(tmp_path / "net.pt"))
+    assert {way[1] for way in ways(str(tmp_path / "net.pt"), ndim=3)} == {"3d"}
+    assert {way[1] for way in ways(str(tmp_path / "net.pt"), ndim=2)} == {"2d", "orthoslice"}
+    with pytest.raises(ConfigError, match="our own networks tell their axes; leave it out, or give --model"):
+        BenchOptions(ndim=2)
+
+
+def test_every_case_is_planned_before_the_first_one_runs(tmp_path, monkeypatch):
+    """And before anything is written; what is refused leaves no folder."""
+    monkeypatch.setattr(benching, "run", pytest.fail)
+    monkeypatch.setattr(benching, "fill_with_noise", pytest.fail)
+    with pytest.raises(GeometryError, match=r"tile \(33, 33, 33\): every edge must be a multiple of the period"):
+        bench(BenchOptions(model="preset:unet2d_l4_w2", size=64, tile=33), SERIAL, tmp_path / "out")
+    (tmp_path / "file").touch()
+    with pytest.raises(ProductError, match="file is a file; give an output in a folder"):
+        bench(BenchOptions(size=64), SERIAL, tmp_path / "file")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    folder, said = tmp_path_factory.mktemp("bench"), []
-    options = BenchOptions(model="preset:unet2d_l4_w2", size=64, block=64, tile=64, precisions=("fp32",), repeats=2)
-    result = bench(options, SERIAL, folder, said.append)
+    """(what bench gives, what it said, the boxes of the jobs that it ran)."""
+    folder, said, boxes = tmp_path_factory.mktemp("bench"), [], []
+    shape = {"size": 64, "block": (32, 64, 64), "tile": (32, 64, 64)}
+    options = BenchOptions(model="preset:unet2d_l4_w2", precisions=("fp32",), blends=(), repeats=2, **shape)
+
+    def run(job, *arguments, **options):
+        boxes.append(getattr(job, "bbox", "audit"))
+        return ran(job, *arguments, **options)
+
+    ran = benching.run
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(benching, "run", run)
+        result = bench(options, SERIAL, folder / "not" / "there", said.append)
     assert not list(folder.iterdir())  # what was made is gone
-    return result, said
+    return result, said, boxes
+
+
+def test_one_block_of_each_engine_is_made_first_and_counts_for_nothing(found):
+    result, said, boxes = found
+    assert said[:2] == ["warm-up: one block, blocks", "warm-up: one block, map-overlap"]
+    assert boxes[:2] == ["0:32,0:64,0:64"] * 2
+    assert boxes[2:] == [None, "audit"] * 2 * len(result["rows"])
 
 
 def test_every_case_has_figures_beside_the_limits(found):
-    result, said = found
-    assert len(said) == 2 * len(result["rows"]) == 2 * 2 * 6
+    result, said, _ = found
+    assert len(said) - 2 == 2 * len(result["rows"]) == 2 * 2 * 4
     for row in result["rows"]:
         assert all(row[name] > 0 for name in ("Mvoxel/s", "of the network alone", "CPU-s", "wall s", "peak MiB"))
         assert 0 < row["useful"] <= 1
@@ -58,10 +109,15 @@ def test_every_case_has_figures_beside_the_limits(found):
     assert tile["useful"] == pytest.approx(1)
     assert overlap["useful"] == pytest.approx(1)  # one tile of the whole volume needs no halo
     assert tile["audit"] == 0  # and has no faces
+    keys = [
+        tuple(limit[name] for name in ("network", "stitching", "assembly", "precision")) for limit in result["limits"]
+    ]
+    assert len(set(keys)) == 4
+    assert {key[0] for key in keys} == {row["network"] for row in result["rows"]}
 
 
 def test_the_result_is_json_a_table_and_a_plot(found):
-    result, _ = found
+    result, _, _ = found
     assert json.loads(json.dumps({"machine": machine(), **result}))["rows"] == result["rows"]
     lines = table(result["rows"]).splitlines()
     assert len(lines) == 1 + len(result["rows"])
@@ -73,3 +129,31 @@ def test_the_result_is_json_a_table_and_a_plot(found):
     assert rates.get_yticklabels()[0].get_text() == "unet2d_l4_w2\ntile, 2d"
     told = sum(bar.get_width() for bar in seconds.patches if math.isfinite(bar.get_width()))
     assert told > 0
+
+
+def test_the_text_fits_a_terminal_and_holds_every_column_and_the_limits(found):
+    result, _, _ = found
+    large = {"CPU-s": 12345.6, "read s": 1234.5, "compute s": 12345.6, "write s": 1234.5, "promised MiB": 12345.0,
+             "peak MiB": 12345.0, "audit": 1.23e-06, "precision": "bf16", "network": "/a/long/path" * 9}  # fmt: skip
+    text = bench_text({**result, "rows": [*result["rows"], *({**row, **large} for row in result["rows"])]})
+    lines = text.splitlines()
+    assert max(len(line) for line in lines if "/a/long/path" not in line) <= 140
+    heads = [line.split() for line in lines[:2]]
+    assert heads[0] == ["preci-", "Mvoxel", "of", "net", "CPU", "read", "compute", "write", "use-", "promise", "peak"]
+    assert heads[1][:4] == ["stitching", "assembly", "engine", "sion"]
+    assert [line for line in lines if not line.startswith(" ")][:2] == ["unet2d_l4_w2", large["network"]]
+    assert lines[3].split()[:4] == ["tile", "2d", "blocks", "fp32"]
+    limits = lines[lines.index("limits of this machine, all slots together") + 1 :]
+    assert limits[0].split() == ["preci-", "forward", "copy", "read", "write"]
+    assert len(limits) == 2 + 1 + 4
+
+
+def test_numbers_of_a_table_have_three_digits_and_no_exponent_below_a_million():
+    text = table(
+        [
+            {"name": "a", "long\nvalue": 1234.5},
+            {"name": "bcd", "long\nvalue": 0.98765},
+            {"name": "e", "long\nvalue": None},
+        ]
+    )
+    assert text.splitlines() == ["       long", "name  value", "a      1234", "bcd   0.988", "e         -"]

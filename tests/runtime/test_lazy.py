@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from volpipe.errors import ConfigError, ModelError, ReadError, VolumeError
+from volpipe.inference.block import BlockInference
 from volpipe.models import load_model, resolve_model
 from volpipe.runtime import lazy
 
@@ -174,11 +175,58 @@ def test_the_input_is_left_as_it_is():
         ((16, 16, 16), {"normalise": "percentiles:1,99"}, ConfigError, "a dask array has no statistics; give range"),
         ((16, 16, 16), {"colour": 1}, ConfigError, "colour: Extra inputs are not permitted"),
         ((16, 16, 16), {"stitching": "valid"}, ModelError, "loses no voxels"),
+        ((16, 0, 16), {}, VolumeError, r"shape \(16, 0, 16\): holds no voxel"),
+        ((0, 16, 16, 16), {}, VolumeError, r"shape \(0, 16, 16, 16\): holds no voxel"),
+        ((16, 16, 16), {"threads": 0}, ConfigError, "threads 0: .* give a whole number above 0"),
+        ((16, 16, 16), {"threads": 1.5}, ConfigError, "threads 1.5: .* give a whole number above 0"),
+        ((16, 16, 16), {"device": "tpu"}, ConfigError, "device 'tpu': networks run on 'cpu', 'cuda'"),
+        ((16, 16, 16), {"device": None}, ConfigError, "device None: networks run on 'cpu', 'cuda'"),
     ],
 )
 def test_what_does_not_fit_is_one_line(shape, options, kind, say):
     with pytest.raises(kind, match=say):
         lazy.apply(da.zeros(shape, chunks=16), UNET, **options)
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "longdouble", "object", "U3", "datetime64[ns]", "V4"])
+def test_what_no_network_takes_is_refused_before_a_chunk_is_computed(dtype):
+    volume = da.map_blocks(pytest.fail, chunks=((16,),) * 3, dtype=dtype, meta=np.empty((0,) * 3, dtype))
+    with pytest.raises(VolumeError, match=r"a dask array of dtype .*: give real numbers of up to 64 bits"):
+        lazy.apply(volume, UNET)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int64", "uint16", "float16", ">f4"])
+def test_any_real_numbers_are_taken(dtype):
+    volume = np.random.default_rng(0).integers(0, 2, (16, 16, 20)).astype(dtype)
+    assert error(applied(volume, 16, UNET), whole(UNET, volume.astype(float), 4)) < 1e-12
+
+
+def test_an_array_that_is_not_dasks_is_refused():
+    with pytest.raises(VolumeError, match=r"volume of type ndarray: give a dask array; dask\.array\.from_array"):
+        lazy.apply(noise(16, 16, 16), UNET)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:1"])
+def test_whether_workers_have_a_gpu_is_not_asked_here(device):
+    assert lazy.apply(da.zeros((16, 16, 16), chunks=16), UNET, device=device).shape == (16, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "tiles"),
+    [(UNET, {"stitching": "tile", "tile": 16}, 2 * 3 * 7), (MAE, {"tile": 4}, 2 * 3 * 7)],
+    ids=["tile", "windows"],
+)
+def test_no_tile_of_an_inexact_mode_is_computed_twice_because_chunks_cut_it(model, options, tiles, monkeypatch):
+    """Chunks are cut where tiles meet: a tile that is cut is computed whole by each chunk that has a part of it."""
+    seen, network = [], BlockInference._network
+
+    def counted(inference):
+        run = network(inference)
+        return lambda stored: (seen.append(len(stored)), run(stored))[1]
+
+    monkeypatch.setattr(BlockInference, "_network", counted)
+    applied(noise(32, 40, 100), (11, 40, 37), model, **options)
+    assert sum(seen) == tiles
 
 
 @pytest.mark.parametrize("region", [(0, 200), (37, 200), (64, 130), (0, 31)])

@@ -1,5 +1,6 @@
 """Products: every voxel written is read back, shards have one writer, and standard readers agree."""
 
+import ast
 import json
 import pickle
 import signal
@@ -13,11 +14,12 @@ import pytest
 import yaozarrs
 import zarr
 
+import volpipe
 from volpipe.errors import GeometryError, ProductError, ReadError, VolumeError, WriteError
 from volpipe.geometry import Box
 from volpipe.volume import check_apart
 from volpipe.volume.layout import Layout
-from volpipe.volume.product import checksum_of, create_product, open_product
+from volpipe.volume.product import COMPLETE, checksum_of, create_product, open_product
 
 
 def layout_of(shape=(21, 40, 37), channels=1, dtype="uint16", chunk=8, shard=16, **more):
@@ -326,3 +328,15 @@ def test_an_output_that_touches_the_input_is_refused(tmp_path, output, source):
 def test_neighbours_do_not_touch(tmp_path, output, source):
     check_apart(str(tmp_path / output), str(tmp_path / source))
     check_apart("s3://bucket/out.zarr", "s3://bucket/in.zarr")
+
+
+def test_the_word_of_a_finished_product_stands_in_one_place():
+    """Who writes it and who asks for it mean the same."""
+    package = Path(volpipe.__file__).parent
+    homes = [
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value == COMPLETE
+    ]
+    assert homes == ["volume/product.py"]

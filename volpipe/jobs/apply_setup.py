@@ -21,6 +21,7 @@ from volpipe.plan import Plan
 from volpipe.stitching.assembly import AXES
 from volpipe.volume import Layout, Mask, Source, check_apart, check_place, levels_of, open_source
 from volpipe.volume.multiscale import default_factors
+from volpipe.volume.product import RUNNING
 from volpipe.volume.statistics import load_statistics
 
 if TYPE_CHECKING:
@@ -179,7 +180,7 @@ class Setup(Fit):
     def attributes(self, plan: Plan) -> dict[str, Any]:
         """The product's `volpipe` attributes: how to read its values, what they promise, where they come from."""
         return {
-            "state": "running",
+            "state": RUNNING,
             **self.encoding.attributes(),
             "classes" if self.encoding.name == "labels" else "channels": list(self.model.output_channels),
             "stitching": {

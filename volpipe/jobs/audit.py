@@ -178,6 +178,8 @@ class AuditJob(Fields):
     )
     input: str | None = Field(None, description="Where the input lies now, if it was moved.")
     model: str | None = Field(None, description="Where the model lies now, if it was moved.")
+    weights: str | None = Field(None, description="Where the weights of a factory lie now, if they were moved.")
+    mask: str | None = Field(None, description="Where the mask lies now, if it was moved.")
     trust_code: bool = Field(False, description="Run the code of a package.module:factory model.")
 
     @property
@@ -237,7 +239,8 @@ class AuditJob(Fields):
         from volpipe.jobs.apply_setup import Setup
 
         made = self._provenance()
-        given = {"output": self.volume, "input": self.input, "model": self.model, "tile": made["geometry"]["tile"]}
+        moved = {"input": self.input, "model": self.model, "weights": self.weights, "mask": self.mask}
+        given = {"output": self.volume, "tile": made["geometry"]["tile"], **moved}
         known = {name: value for name, value in given.items() if value is not None}
         setup = Setup(ApplyJob(**made["job"] | known | {"trust_code": self.trust_code}))  # not on what a product says
         self._check_unchanged(made, setup.key(setup.job.tile or ()))
@@ -246,22 +249,24 @@ class AuditJob(Fields):
     def _provenance(self) -> dict[str, Any]:
         """How the product was made, as its attributes tell."""
         from volpipe.volume import open_product
+        from volpipe.volume.product import COMPLETE
 
         own = open_product(self.volume).attributes
         made = own.get("provenance", {})
         if "job" not in made or "tile" not in made.get("geometry", {}):
             raise ProductError(f"{self.volume}: does not tell what network made it; give a product of volpipe apply")
-        if own.get("state") != "complete":
+        if own.get("state") != COMPLETE:
             raise ProductError(f"{self.volume}: is not finished; give the command that makes it again")
         return dict(made)
 
     def _check_unchanged(self, made: Mapping[str, Any], now: dict[str, Any]) -> None:
         """Refuse another input or model: what differs would not be the stitching."""
         before = {name: made[name] for name in now}
-        if self.input is not None:  # a copy has another place and other times
-            for key in (before, now):
-                key["input"] = {name: of for name, of in key["input"].items() if name not in ("location", "modified")}
+        for name, given in (("input", self.input), ("mask", self.mask)):
+            if given is not None:  # a copy has another place and other times
+                for key in (before, now):
+                    key[name] = {of: it for of, it in (key[name] or {}).items() if of not in ("location", "modified")}
         changed = changes(before, now)
         if changed:
-            raise ProductError(f"{self.volume}: was made from something else ({'; '.join(changed)}); give --input or "
-                               "--model where they lie now")  # fmt: skip
+            raise ProductError(f"{self.volume}: was made from something else ({'; '.join(changed)}); give --input, "
+                               "--model, --weights or --mask where they lie now")  # fmt: skip

@@ -80,8 +80,9 @@ class ImportJob(Fields):
     def finish(self, plan: Plan, value: Any) -> str:
         """Declare the product complete."""
         from volpipe.volume import open_product
+        from volpipe.volume.product import COMPLETE
 
-        open_product(self.output).update(state="complete")
+        open_product(self.output).update(state=COMPLETE)
         return ""
 
     @cached_property

@@ -219,9 +219,10 @@ class PyramidJob(Fields):
     @cached_property
     def _product(self) -> Product:
         from volpipe.volume import open_product
+        from volpipe.volume.product import COMPLETE
 
         product = open_product(self.volume)
-        if product.attributes.get("state", "complete") != "complete":
+        if product.attributes.get("state", COMPLETE) != COMPLETE:
             raise VolumeError(f"{self.volume}: is not finished; give the command that makes it again")
         return product
 

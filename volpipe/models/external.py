@@ -90,12 +90,18 @@ def _tried(ref: ModelRef, loaded: Loaded) -> tuple[int, int, int]:
 
 def _try_input(ref: ModelRef, network: nn.Module, ndim: int | None, in_channels: int | None) -> tuple[int, int, int]:
     if ndim not in (2, 3) or in_channels is None:
-        raise ModelError(
-            f"model {ref.location}: it does not tell its input; give resolve_model ndim=2 or 3 and in_channels="
-        )
+        raise ModelError(f"model {ref.location}: it does not tell its input; {_what_to_tell(ndim, in_channels)}")
     footprint = footprint_by_hand(ref, ndim)
     period = (1,) * ndim if footprint is None else footprint.period
     return ndim, in_channels, _try_tile(ref.location, network, in_channels, period)
+
+
+def _what_to_tell(ndim: int | None, in_channels: int | None) -> str:
+    """Only what is missing: under `bench` the volume tells the channels, and there is no such option."""
+    asked = [("--ndim 2 or 3", "ndim=")] if ndim not in (2, 3) else []
+    asked += [("--in-channels N", "in_channels=")] if in_channels is None else []
+    options, arguments = (" and ".join(names) for names in zip(*asked, strict=True))
+    return f"give {options} ({arguments} of resolve_model)"
 
 
 def _load_exported(ref: ModelRef) -> Loaded:

@@ -182,12 +182,12 @@ def _load(ref: ModelRef) -> Model:
 
 def _as_asked(model: Model, ref: ModelRef) -> Model:
     """Our own model, if it is what was asked for, with the scale that was given."""
-    for what, given, known in (  # arguments of `resolve_model` alone: under `apply` the volume tells them
-        ("ndim", ref.ndim, model.ndim),
-        ("in_channels", ref.in_channels, model.in_channels),
+    for what, given, known in (  # of `resolve_model`, `probe` and `bench`: under `apply` the volume tells them
+        ("--ndim", ref.ndim, model.ndim),
+        ("--in-channels", ref.in_channels, model.in_channels),
     ):
         if given is not None and given != known:
-            raise ModelError(f"model {ref.location}: {what}={given}, but it has {known}; leave the argument out")
+            raise ModelError(f"model {ref.location}: {what} {given}, but it takes {known}; leave that out")
     if not ref.rescales:
         return model
     channels = model.in_channels

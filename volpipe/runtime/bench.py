@@ -3,9 +3,12 @@
     network x stitching x assembly x engine x precision  --a real job, thrown away-->  Measured
     the same tiles through the network alone, memory, the store                        Limits
 
-A case is one that the network fits: padded networks have `tile`, `overlap` and blends, those without padding `valid`,
-2D networks also orthoslices. CPU-seconds are of the whole process tree, start-up of workers included; on a shared
-machine compare them and the ratios within one run, not seconds.
+Every case is planned before the first one runs, and before anything is written where the results go: one that does not
+fit is refused at once. Before they run, one block of the first case is made by each engine and thrown away, so that no
+case pays for this process's imports. What is not warmed up: workers are started anew for each case (`CPU-s` has that,
+seconds of blocks have not), a case that meets a network first loads it, and the first one to read a volume finds the
+page cache as it is; `repeats` takes medians. CPU-seconds are of the whole process tree, start-up of workers included;
+on a shared machine compare them and the ratios within one run, not seconds.
 """
 
 from __future__ import annotations
@@ -14,69 +17,26 @@ import resource
 import shutil
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import Field, field_validator
 
-from volpipe.errors import ConfigError
-from volpipe.geometry import Footprint
+from volpipe.geometry import Box
 from volpipe.jobs.apply import ApplyJob
+from volpipe.jobs.apply_work import ApplyWork
 from volpipe.jobs.audit import AuditJob
-from volpipe.jobs.fields import Fields, one_for_three
+from volpipe.plan import Budget, Plan
+from volpipe.runtime.bench_cases import BenchOptions, Case, cases
 from volpipe.runtime.limits import Limits, limits_of
-from volpipe.runtime.run import Summary, run
+from volpipe.runtime.run import Summary, open_crew, run
 from volpipe.runtime.settings import RunSettings
-from volpipe.volume import Layout, create_product, open_product, open_source
+from volpipe.volume import Layout, Product, check_place, create_product, open_product, open_source
+from volpipe.volume.product import COMPLETE
 
-PRESETS = ("unet3d_l3_w8", "unet3d_l3_valid_w8", "unet2d_l4_w8", "unet2d_l4_valid_w8", "mae3d_p4_w48")
-PADDED: tuple[dict[str, Any], ...] = ({"stitching": "tile"}, {"stitching": "overlap"}, {"blend": "gaussian"})
-VALID: tuple[dict[str, Any], ...] = ({"stitching": "valid"}, {"stitching": "valid", "faces": "reflect"})
 BOXES = 4  # of each audit
-
-Engine = Literal["blocks", "map-overlap"]
-Precision = Literal["fp32", "bf16", "fp16", "fp64"]
-
-
-class BenchOptions(Fields):
-    """What is measured, and on what."""
-
-    volume: str | None = Field(None, description="The volume; smooth noise if not given.")
-    size: int = Field(256, ge=64, description="Edge of the noise, voxels of uint8.")
-    model: str | None = Field(None, description="One network, as for apply; a small one of every kind if not given.")
-    weights: str | None = Field(None, description="Weights (.safetensors) of a package.module:factory model.")
-    trust_code: bool = Field(False, description="Run the code of a package.module:factory model.")
-    normalise: str = Field("model", description="As for apply.")
-    block: tuple[int, int, int] | None = Field(None, description="Core of a block z, y, x.")
-    tile: tuple[int, int, int] | None = Field(None, description="Own voxels of a tile z, y, x.")
-    engines: tuple[Engine, ...] = Field(("blocks", "map-overlap"), description="blocks, map-overlap.")
-    precisions: tuple[Precision, ...] = Field(("fp32", "bf16"), description="fp32, bf16, fp16, fp64.")
-    repeats: int = Field(1, ge=1, description="Runs of each case, in turns; the medians count.")
-
-    _extents = field_validator(
-        "block", "tile", mode="before", json_schema_input_type=int | tuple[int, int, int] | None
-    )(one_for_three)
-
-
-@dataclass(frozen=True)
-class Case:
-    """One line of the table."""
-
-    model: str
-    options: tuple[tuple[str, Any], ...]
-    assembly: str
-    engine: str
-    precision: str
-
-    @property
-    def stitching(self) -> str:
-        """As people say it: `valid, reflect`."""
-        given = dict(self.options)
-        name = given.get("stitching") or ("overlap" if "blend" in given else "windows")
-        return ", ".join([name, *(value for key, value in self.options if key != "stitching")])
 
 
 @dataclass(frozen=True)
@@ -109,87 +69,104 @@ class Measured:
     exact: bool
 
 
-def bench(
-    options: BenchOptions, settings: RunSettings, folder: Path, say: Callable[[str], None] = lambda _: None
-) -> dict[str, Any]:
+Say = Callable[[str], None]
+Jobs = Mapping[Case, ApplyJob]  # by case without its engine: one job is run by both, and its network settled once
+
+
+def bench(options: BenchOptions, settings: RunSettings, folder: Path, say: Say = lambda _: None) -> dict[str, Any]:
     """Measure every case.
 
     Args:
         options: what.
         settings: where; its engine is left out of account.
-        folder: the disk to write to; what is written there is removed.
+        folder: where the results are to go, which need not exist: what is measured is written to its disk, and removed.
         say: told of each case as it begins.
 
     Returns:
-        settings, and rows of one case each, as JSON.
+        settings, rows of one case each, and limits by network, stitching, assembly and precision, as JSON.
 
     Raises:
-        UsageError: the network does not fit the volume.
+        UsageError: the network does not fit the volume, or a case cannot be run; nothing was written.
     """
-    place = Path(tempfile.mkdtemp(prefix=".volpipe-bench-", dir=folder))
+    check_place(str(folder / "bench.json"))
+    near = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    place = Path(tempfile.mkdtemp(prefix=".volpipe-bench-", dir=near))
     try:
-        volume = options.volume or make_noise(place / "noise.ome.zarr", options.size)
+        noise = None if options.volume else empty_noise(place / "noise.ome.zarr", options.size)
+        volume = options.volume or str(place / "noise.ome.zarr")
         chosen = list(cases(options, open_source(volume).channels))
-        rows = {case: [] for case in chosen}  # type: dict[Case, list[Measured]]
-        for turn in range(options.repeats):
-            for number, case in enumerate(chosen, start=1):
-                say(f"{turn * len(chosen) + number}/{options.repeats * len(chosen)} {_told(case)}")
-                rows[case].append(_run(_job(case, options, volume, place), case, settings))
-        limits = {key: _limits(key, options, volume, place, settings) for key in {_limit_key(c) for c in chosen}}
+        jobs = {key: _job(key, options, volume, place) for key in dict.fromkeys(map(_limit_key, chosen))}
+        block = _first_block(_planned(jobs, settings)[_limit_key(chosen[0])])
+        if noise is not None:
+            fill_with_noise(noise)
+        _warm_up(jobs[_limit_key(chosen[0])], block, options.engines, settings, say)
+        rows = _measure(chosen, jobs, options.repeats, settings, say)
+        limits = {key: _limits(job, place, settings) for key, job in jobs.items()}
         return {
             "settings": {**options.model_dump(mode="json"), **settings.model_dump(mode="json", exclude={"engine"})},
             "rows": [_row(case, rows[case], limits[_limit_key(case)]) for case in chosen],
-            "limits": [{"network": k.model, "precision": k.precision, **asdict(found)} for k, found in limits.items()],
+            "limits": [_told_limits(key, found) for key, found in limits.items()],
         }
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def cases(options: BenchOptions, channels: int) -> Iterator[Case]:
-    """Every way in which the networks can be stitched."""
-    models = [options.model] if options.model else [f"preset:{name}" for name in PRESETS]
-    for model in models:
-        ndim, footprint = _network(options, model, channels)
-        for assembly in ("3d",) if ndim == 3 else ("2d", "orthoslice"):
-            for given in _stitchings(footprint, assembly):
-                for engine in options.engines:
-                    for precision in options.precisions:
-                        yield Case(model, tuple(given.items()), assembly, engine, precision)
-
-
-def _network(options: BenchOptions, model: str, channels: int) -> tuple[int, Footprint]:
-    from volpipe.models import load_model, resolve_model
-    from volpipe.models.settle import settle
-
-    ref = resolve_model(model, weights=options.weights, trust_code=options.trust_code)
-    loaded = load_model(ref)
-    if loaded.in_channels != channels:
-        raise ConfigError(f"{model}: takes {loaded.in_channels} channels, the volume has {channels}; give another one")
-    settled = settle(ref, loaded, halo="ignored", allow_inexact=False)
-    if settled.footprint is None:
-        raise ConfigError(f"{model}: cannot be tiled exactly ({settled.unknown}); bench compares modes that can be")
-    return loaded.ndim, settled.footprint
-
-
-def _stitchings(footprint: Footprint, assembly: str) -> Sequence[dict[str, Any]]:
-    if any(axis.window for axis in footprint.axes):
-        return ({"stitching": "windows"},)
-    if any(axis.lost for axis in footprint.axes):
-        return () if assembly == "orthoslice" else VALID  # planes that lose different voxels have no mean
-    return PADDED
-
-
-def make_noise(location: Path, size: int) -> str:
-    """A finished volume of smooth noise, uint8, one shard in memory at a time."""
+def empty_noise(location: Path, size: int) -> Product:
+    """A volume that can be planned on, uint8; `fill_with_noise` gives it its voxels."""
     shard = 64 * min(4, -(-size // 64))
     layout = Layout((size,) * 3, 1, np.dtype("uint8"), (0.01,) * 3, chunk=(64,) * 3, shard=(shard,) * 3)
     product = create_product(str(location), layout, {})
+    product.update(state=COMPLETE)
+    return product
+
+
+def fill_with_noise(product: Product) -> None:
+    """Smooth noise, one shard in memory at a time."""
+    layout = product.layout
     noise = np.random.default_rng(0).integers(0, 85, (1, *layout.shard), "uint8")
     smooth = noise + np.roll(noise, 1, axis=2) + np.roll(noise, 1, axis=3)
     for block in layout.grid:
         product.write(block.core, np.ascontiguousarray(smooth[(slice(None), *(slice(n) for n in block.core.shape))]))
-    product.update(state="complete")
-    return product.location
+
+
+# ---------------------------------------------------------------------- all cases
+
+
+def _planned(jobs: Jobs, settings: RunSettings) -> dict[Case, Plan]:
+    """The plans of all: whatever does not fit is refused now."""
+    budget = _budget(settings)
+    return {key: job.plan(budget) for key, job in jobs.items()}
+
+
+def _budget(settings: RunSettings) -> Budget:
+    if settings.cluster == "local":
+        return settings.local_budget()
+    with open_crew(settings) as crew:  # whose workers say what they have
+        return crew.budget
+
+
+def _first_block(plan: Plan) -> Box:
+    """In voxels of the volume."""
+    work: ApplyWork = plan.works["apply"]  # type: ignore[assignment]
+    return work.inference.footprint.inputs(work.grid[0].core)
+
+
+def _warm_up(job: ApplyJob, block: Box, engines: Sequence[str], settings: RunSettings, say: Say) -> None:
+    small = ApplyJob(**job.model_dump() | {"bbox": str(block)})  # anew: a copy would keep what was planned
+    for engine in engines:
+        say(f"warm-up: one block, {engine}")
+        run(small, settings.model_copy(update={"engine": engine}), restart=True, progress=None)
+
+
+def _measure(
+    chosen: Sequence[Case], jobs: Jobs, repeats: int, settings: RunSettings, say: Say
+) -> dict[Case, list[Measured]]:
+    rows: dict[Case, list[Measured]] = {case: [] for case in chosen}
+    for turn in range(repeats):
+        for number, case in enumerate(chosen, start=1):
+            say(f"{turn * len(chosen) + number}/{repeats * len(chosen)} {_told(case)}")
+            rows[case].append(_run(jobs[_limit_key(case)], case, settings))
+    return rows
 
 
 # ---------------------------------------------------------------------- one case
@@ -242,10 +219,15 @@ def _limit_key(case: Case) -> Case:
     return Case(case.model, case.options, case.assembly, "blocks", case.precision)
 
 
-def _limits(case: Case, options: BenchOptions, volume: str, place: Path, settings: RunSettings) -> Limits:
+def _limits(job: ApplyJob, place: Path, settings: RunSettings) -> Limits:
     shutil.rmtree(place / "product.ome.zarr", ignore_errors=True)
     shutil.rmtree(place / "product.ome.zarr.ledger", ignore_errors=True)
-    return limits_of(_job(case, options, volume, place), settings.model_copy(update={"engine": "blocks"}))
+    return limits_of(job, settings.model_copy(update={"engine": "blocks"}))
+
+
+def _told_limits(key: Case, found: Limits) -> dict[str, Any]:
+    named = {"network": key.network, "stitching": key.stitching, "assembly": key.assembly, "precision": key.precision}
+    return {**named, **asdict(found)}
 
 
 def _row(case: Case, found: list[Measured], limits: Limits) -> dict[str, Any]:
@@ -258,7 +240,7 @@ def _row(case: Case, found: list[Measured], limits: Limits) -> dict[str, Any]:
     rate = statistics.median(one.voxels / one.wall_s for one in found)
     alone = limits.forward * of("useful")
     return {
-        "network": case.model.removeprefix("preset:"),
+        "network": case.network,
         "stitching": case.stitching,
         "assembly": case.assembly,
         "engine": case.engine,

@@ -12,6 +12,7 @@ overlaps in memory (benchmarks/README.md), so nothing is promised of memory here
 from __future__ import annotations
 
 import math
+import re
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -40,6 +41,8 @@ from volpipe.volume import Source
 from volpipe.volume.layout import blocks_touched
 from volpipe.volume.statistics import Statistics
 
+DEVICE = re.compile(r"cpu|cuda(:\d+)?")
+LARGEST_ITEM = 8  # bytes: torch takes no long double
 UNBOUNDED = 2**62  # bytes: nothing is promised of memory, so nothing is given back for it
 
 
@@ -86,10 +89,16 @@ class Cut:
 def apply(volume: da.Array, model: str, *, device: str = "cpu", threads: int = 1, **options: Any) -> da.Array:
     """A network over a dask array; nothing is computed before the result is asked for.
 
+    A plain array comes back, which carries no word of exactness and is not audited. A network that cannot be tiled
+    exactly is refused, as by `volpipe apply`; but what is declared inexact there (`tile`, `windows`, `blend`,
+    `norm="per-tile"`, `allow_inexact`), or rests on a halo by hand, looks here as what equals whole-volume inference
+    does. `volpipe probe MODEL` tells what a network can promise. A product that says of itself what it is, audited, is
+    what `volpipe apply` makes of the array, once that is stored (`--engine map-overlap`: by the code of this module).
+
     Args:
-        volume: (z, y, x) or (c, z, y, x); stored values, as `volpipe apply` reads them.
+        volume: (z, y, x) or (c, z, y, x); stored values, as `volpipe apply` reads them: real numbers of up to 64 bits.
         model: as for `volpipe apply`.
-        device: "cpu" or "cuda", of the workers.
+        device: "cpu", "cuda" or "cuda:N", of the workers; whether they have it shows when they compute.
         threads: that torch may use for one chunk; chunks at once times threads should be the cores.
         options: the fields of `volpipe.jobs.network_options.NetworkOptions`, as `stitching="valid"`.
 
@@ -98,23 +107,45 @@ def apply(volume: da.Array, model: str, *, device: str = "cpu", threads: int = 1
         `valid` crops, and of another resolution where the network changes it.
 
     Raises:
-        UsageError: one line of what does not fit.
+        UsageError: one line of what does not fit; options are named as on the command line where they are its too.
 
     Warns:
         PerformanceWarning: the array had to be cut into other chunks, to what, and why.
     """
     options_ = NetworkOptions(model=model, **options)
-    if volume.ndim not in (3, 4) or any(math.isnan(n) for n in volume.shape):
-        raise VolumeError(f"a dask array of shape {volume.shape}: give (z, y, x) or (c, z, y, x) of known lengths")
+    _check_array(volume)
+    _check_where(device, threads)
     array = volume[np.newaxis] if volume.ndim == 3 else volume
     channels, shape = int(array.shape[0]), tuple(int(n) for n in array.shape[1:])
     fit = Fit(options_, shape, channels, "the dask array", _no_statistics)
-    inference = fit.inference(_tile(fit), Budget(UNBOUNDED, threads=threads, device=device), UNBOUNDED)
+    inference = fit.inference(_tile(fit), Budget(UNBOUNDED, threads=int(threads), device=device), UNBOUNDED)
+    # a tile of an inexact mode is computed whole by each chunk that has a part of it: the same voxels, for more work
     unit = inference.tile if fit.mode.inexact else fit.footprint.output_period
     cores = [_wished(max(c), u, s) for c, u, s in zip(array.chunks[1:], unit, fit.footprint.scale, strict=True)]
     cut = cut_into(inference, fit.mode.region(shape, fit.footprint), Box.from_shape(shape), cores, unit)
     product = _stitched(_rechunked(array, cut), inference, cut, "the dask array")
     return product[0] if volume.ndim == 3 and inference.channels == 1 else product
+
+
+def _check_array(volume: Any) -> None:
+    """Refuse what no network can see; from what dask knows, no chunk is computed."""
+    if not isinstance(volume, da.Array):
+        raise VolumeError(f"volume of type {type(volume).__name__}: give a dask array; dask.array.from_array makes one")
+    if volume.ndim not in (3, 4) or any(math.isnan(n) for n in volume.shape):
+        raise VolumeError(f"a dask array of shape {volume.shape}: give (z, y, x) or (c, z, y, x) of known lengths")
+    if 0 in volume.shape:
+        raise VolumeError(f"a dask array of shape {volume.shape}: holds no voxel; give one that has some")
+    if volume.dtype.kind not in "biuf" or volume.dtype.itemsize > LARGEST_ITEM:
+        raise VolumeError(
+            f"a dask array of dtype {volume.dtype}: give real numbers of up to 64 bits, as by astype('float32')"
+        )
+
+
+def _check_where(device: Any, threads: Any) -> None:
+    if not (isinstance(device, str) and DEVICE.fullmatch(device)):
+        raise ConfigError(f"device {device!r}: networks run on 'cpu', 'cuda' or 'cuda:N'; give one of them")
+    if not isinstance(threads, int | np.integer) or threads < 1:
+        raise ConfigError(f"threads {threads!r}: torch needs at least one for a chunk; give a whole number above 0")
 
 
 def _no_statistics() -> Statistics:

@@ -25,16 +25,28 @@ def machine() -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Rows with the same columns as text, aligned."""
+    """Rows with the same columns as text, aligned: words left, numbers right; heads may have several lines."""
     columns = list(rows[0])
-    cells = [columns, *([_cell(row[column]) for column in columns] for row in rows)]
+    deep = max(column.count("\n") for column in columns) + 1
+    heads = [[""] * (deep - len(lines)) + lines for lines in (column.split("\n") for column in columns)]
+    cells = [*zip(*heads, strict=True), *([_cell(row[column]) for column in columns] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    lines = ("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in cells)
-    return "\n".join(line.rstrip() for line in lines)
+    pads = [str.rjust if any(_is_number(row[column]) for row in rows) else str.ljust for column in columns]
+    return "\n".join(
+        "  ".join(pad(text, width) for pad, text, width in zip(pads, line, widths, strict=True)).rstrip()
+        for line in cells
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _cell(value: Any) -> str:
-    return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+    """Three digits of a number, and no exponent below a million."""
+    if isinstance(value, float):
+        return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
+    return "-" if value is None else str(value)
 
 
 def _memory_gib() -> float:
