@@ -13,6 +13,7 @@ from volpipe.jobs import audit as auditing
 from volpipe.jobs.apply import ApplyJob
 from volpipe.jobs.audit import AuditJob, AuditWork, outcome
 from volpipe.jobs.importing import ImportJob
+from volpipe.models.mae import MAEArchitecture
 from volpipe.plan import Budget
 from volpipe.runtime.run import run
 from volpipe.runtime.settings import RunSettings
@@ -270,14 +271,22 @@ def test_an_input_that_was_moved_is_named(made, tmp_path):
     assert audited(place, input=str(tmp_path / "moved.ome.zarr"))["exact"] is True
 
 
+def test_windows_of_two_tokens_are_audited_anywhere(made, network):
+    model = network(MAEArchitecture(3, 16, patch=8, width=12, depth=1, decoder_depth=1))
+    attributes = open_product(made(model, (24, 37, 40), audit=20)).attributes
+    assert attributes["audit"]["boxes"] == 20
+    assert attributes["audit"]["largest"] > 0.01
+
+
 @pytest.mark.parametrize("mode", [TileAndStitch(), Windows()])
 @pytest.mark.parametrize("length", [64, 70, 75])
-def test_the_other_tiles_of_an_inexact_mode_hold_every_box(mode, length):
-    """At a ragged end too."""
-    axis = AxisFootprint(period=4, window=32) if mode.name == "windows" else AxisFootprint(6, 6, 4)
+@pytest.mark.parametrize("period", [4, 16])
+def test_the_other_tiles_of_an_inexact_mode_hold_every_box(mode, length, period):
+    """At a ragged end too, and in a window of two tokens, on whose lattice few windows lie."""
+    axis = AxisFootprint(period=period, window=32) if mode.name == "windows" else AxisFootprint(6, 6, period)
     for start in range(length - 15):
         for which in (0, 1):
-            around = auditing._same_tile_around(start, start + 16, 32, 4, length, which)
+            around = auditing._same_tile_around(start, start + 16, 32, period, length, which)
             read = mode.alone(Box((around[0],), (around[1],)), (length,), Footprint((axis,))).read
             assert read.contains(Box((start,), (start + 16,)))
-            assert read.shape[0] % 4 == 0
+            assert read.shape[0] % period == 0

@@ -88,7 +88,8 @@ def _around(a: int, b: int, tile: int, period: int, end: int, which: int) -> tup
 def _same_tile_around(a: int, b: int, tile: int, period: int, end: int, which: int) -> tuple[int, int]:
     """The same where a tile's size shows in the result: two tiles of the run's size, moved inside the product."""
     before = max(0, tile - (b - a)) // (2, 4)[which]
-    start = floor_to(a - before, period)
+    earliest = min(floor_to(a, period), ceil_to(b - tile, period))  # a window must hold all of [a, b)
+    start = max(floor_to(a - before, period), earliest)
     size = max(tile, ceil_to(b - start, period))
     start = max(0, min(start, ceil_to(end - size, period)))
     return start, min(end, start + size)
