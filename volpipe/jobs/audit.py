@@ -79,10 +79,10 @@ class AuditWork:
 
 def _around(a: int, b: int, tile: int, period: int, end: int, which: int) -> tuple[int, int]:
     """[a, b) grown on the period and clipped to the product: two tiles of different sizes, so that kernels add up in
-    another order, and no larger than the run's by more than three periods."""
-    margin = max(period, min((tile - (b - a)) // 2, MARGIN))
-    before, after = [(margin, margin), (margin // 2, margin + margin // 2 + period)][which]
-    return max(0, floor_to(a - before, period)), min(end, ceil_to(b + after, period))
+    another order, and no larger than the run's by more than three periods. The second one is larger on both sides:
+    near a face of the volume one of them is clipped."""
+    margin = max(period, min((tile - (b - a)) // 2, MARGIN)) + which * period
+    return max(0, floor_to(a - margin, period)), min(end, ceil_to(b + margin, period))
 
 
 def _same_tile_around(a: int, b: int, tile: int, period: int, end: int, which: int) -> tuple[int, int]:
