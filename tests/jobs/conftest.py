@@ -62,7 +62,7 @@ def volume(tmp_path):
     return store
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def noise():
     """`noise(shape, dtype)`: the same every time."""
 
@@ -75,13 +75,14 @@ def noise():
     return make
 
 
-@pytest.fixture
-def network(tmp_path):
+@pytest.fixture(scope="session")
+def network(tmp_path_factory):
     """`network(architecture, normalisation, voxel_size_um) -> path`: a checkpoint with random weights."""
 
     def store(architecture, normalisation=None, voxel_size_um=None, name="net.safetensors"):
+        path = tmp_path_factory.mktemp("network") / name
         save_checkpoint(
-            tmp_path / name,
+            path,
             build_random(architecture, seed=1),
             architecture,
             normalisation or Normalisation.identity(architecture.in_channels),
@@ -89,7 +90,7 @@ def network(tmp_path):
             [f"class {i}" for i in range(architecture.out_channels)],
             {},
         )
-        return str(tmp_path / name)
+        return str(path)
 
     return store
 
@@ -113,8 +114,8 @@ def applied(tmp_path):
 def whole():
     """`whole(model, voxels, axis)`: the network on the whole volume in float64, (c, z, y, x) in and out.
 
-    The volume is padded at its end, by its last voxels, to a length that the network takes. With an axis a 2D network
-    sees the planes across it.
+    The volume is padded at its end, by its last voxels, to a length that the network takes; what that adds is cut off.
+    With an axis a 2D network sees the planes across it.
     """
 
     def infer(location, voxels, axis=None):
@@ -129,7 +130,7 @@ def whole():
         with torch.inference_mode():
             padded = np.pad(planes * scale + offset, [(0, 0), (0, 0), *more], mode="edge")
             values = net(torch.from_numpy(padded)).numpy()
-        values = values[(..., *(slice(n) for n in lengths))]
+        values = values[(..., *(slice(n - a.lost) for a, n in zip(model.footprint.axes, lengths, strict=True)))]
         return values[0] if axis is None else np.moveaxis(values, 0, 1 + axis)
 
     return infer

@@ -1,4 +1,7 @@
-"""Laws of `apply`: the product is the whole-volume result, whatever the blocks, the box and the workers."""
+"""`apply` by `overlap`: the product is the whole-volume result, whatever the blocks, the box and the workers.
+
+Every other mode, assembly and engine: tests/jobs/test_law_suite.py.
+"""
 
 import json
 
@@ -13,7 +16,7 @@ from volpipe.models.unet import UNetArchitecture
 from volpipe.runtime.settings import RunSettings
 from volpipe.volume.ledger import Ledger
 
-UNET_3D, UNET_2D, RESNET_3D = "preset:unet3d_l3_w3", "preset:unet2d_l4_w3", "preset:resnet6_3d_w2"
+UNET_3D, RESNET_3D = "preset:unet3d_l3_w3", "preset:resnet6_3d_w2"
 EXACT = 1e-12  # of the result's standard deviation, in float64
 
 
@@ -31,16 +34,6 @@ def test_the_product_is_the_whole_volume_result(volume, noise, applied, whole, e
     voxels = noise(shape)
     _, made = applied(volume(voxels), model, block=(16, 16, 16))
     assert error(made, whole(model, voxels)) < EXACT
-
-
-@pytest.mark.parametrize("axis", "zyx")
-def test_planes_across_any_axis_are_the_whole_planes(volume, noise, applied, whole, error, axis):
-    number = "zyx".index(axis)
-    shape = [101, 101, 101]  # more than 2 x 44 voxels of need
-    shape[number] = 3
-    voxels = noise(shape)
-    _, made = applied(volume(voxels), UNET_2D, assembly="2d", axis=axis, block=(32, 32, 32), batch=4)
-    assert error(made, whole(UNET_2D, voxels, number)) < EXACT
 
 
 @pytest.mark.parametrize("block", [(16, 16, 16), (5, 12, 24)])
@@ -61,14 +54,6 @@ def test_valid_makes_what_the_network_gives_on_the_volume(volume, noise, applied
     assert np.abs(part - expected[:, 1:3, 5:12, 10:50]).max() < EXACT * expected.std()
     with pytest.raises(GeometryError, match="stitching valid gives 20:24,20:32,20:80"):
         applied(source, model, stitching="valid", bbox="0:23,25:32,30:70")
-
-
-@pytest.mark.parametrize("block", [(16, 16, 16), (40, 12, 24)])
-def test_an_orthoslice_is_the_mean_of_the_whole_planes(volume, noise, applied, whole, error, block):
-    voxels = noise((7, 30, 101))
-    _, made = applied(volume(voxels), UNET_2D, assembly="orthoslice", block=block)
-    expected = sum(whole(UNET_2D, voxels, axis) for axis in range(3)) / 3
-    assert error(made, expected) < EXACT
 
 
 def test_labels_of_an_orthoslice_are_those_of_the_mean(volume, noise, applied, whole, network):

@@ -120,17 +120,6 @@ def test_a_halo_by_hand_is_the_rim_of_a_blend(volume, noise, applied, whole, err
     assert errors[1] < errors[0] / 2
 
 
-@pytest.mark.parametrize("block", [(16, 16, 16), (5, 12, 24)])
-def test_mirrored_faces_give_a_product_as_large_as_the_volume(volume, noise, applied, block):
-    voxels = noise((13, 20, 50))
-    mirrored = np.pad(voxels, [(20, 20 + -n % 4) for n in voxels.shape], mode="reflect")
-    expected = network_of(VALID)(mirrored[None, None])[0][:, :13, :20, :50]
-    place, made = applied(volume(voxels), VALID, faces="reflect", block=block, audit=4)
-    assert np.abs(made - expected).max() < EXACT * expected.std()
-    attributes = open_product(place).attributes
-    assert (attributes["exact"], attributes["stitching"]["faces"]) == (True, "reflect")
-
-
 @pytest.fixture
 def patch_gan(tmp_path):
     """A discriminator: 8 voxels in, 1 out, without its last layer's padding."""

@@ -79,16 +79,17 @@ class AuditWork:
 
 def _around(a: int, b: int, tile: int, period: int, end: int, which: int) -> tuple[int, int]:
     """[a, b) grown on the period and clipped to the product: two tiles of different sizes, so that kernels add up in
-    another order, and no larger than the run's by more than three periods."""
-    margin = max(period, min((tile - (b - a)) // 2, MARGIN))
-    before, after = [(margin, margin), (margin // 2, margin + margin // 2 + period)][which]
-    return max(0, floor_to(a - before, period)), min(end, ceil_to(b + after, period))
+    another order, and no larger than the run's by more than three periods. The second one is larger on both sides:
+    near a face of the volume one of them is clipped."""
+    margin = max(period, min((tile - (b - a)) // 2, MARGIN)) + which * period
+    return max(0, floor_to(a - margin, period)), min(end, ceil_to(b + margin, period))
 
 
 def _same_tile_around(a: int, b: int, tile: int, period: int, end: int, which: int) -> tuple[int, int]:
     """The same where a tile's size shows in the result: two tiles of the run's size, moved inside the product."""
     before = max(0, tile - (b - a)) // (2, 4)[which]
-    start = floor_to(a - before, period)
+    earliest = min(floor_to(a, period), ceil_to(b - tile, period))  # a window must hold all of [a, b)
+    start = max(floor_to(a - before, period), earliest)
     size = max(tile, ceil_to(b - start, period))
     start = max(0, min(start, ceil_to(end - size, period)))
     return start, min(end, start + size)
