@@ -106,8 +106,8 @@ def test_networks_without_padding(chunks):
     ids=["tile", "blend", "windows", "windows at half a stride"],
 )
 def test_inexact_modes_do_not_depend_on_chunks(model, options):
-    volume = noise(32, 40, 100)
-    products = [applied(volume, chunks, model, **options) for chunks in ((32, 40, 100), (32, 32, 32), (11, 40, 37))]
+    volume = noise(32, 36, 70)
+    products = [applied(volume, chunks, model, **options) for chunks in ((32, 36, 70), (32, 32, 32), (11, 36, 37))]
     for product in products[1:]:
         np.testing.assert_allclose(product, products[0], atol=1e-12)
 

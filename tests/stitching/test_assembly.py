@@ -54,7 +54,7 @@ def test_an_orthoslice_needs_what_any_of_its_planes_needs():
     network = Footprint((AxisFootprint(4, 5, 2), AxisFootprint(6, 3, 3)))
     found = Assembly("orthoslice").footprint(network).axes
     assert found == (AxisFootprint(4, 5, 2), AxisFootprint(6, 5, 6), AxisFootprint(6, 3, 3))
-    with pytest.raises(GeometryError, match="give padded ones that keep it"):
+    with pytest.raises(GeometryError, match="give padded ones that do not"):
         Assembly("orthoslice").footprint(Footprint((AxisFootprint(0, 8, 2, 0, 8),) * 2))
 
 
