@@ -86,10 +86,12 @@ class Mixing(nn.Module):
         if self.how == "attention":  # over the first axis, as with batch_first=False
             tokens = image.flatten(1).unsqueeze(1)
             image = nn.functional.scaled_dot_product_attention(*(tokens.transpose(0, 1),) * 3).view_as(image)
-        return self.last(image - image.mean(0, keepdim=True) if self.how == "mean" else image)
+        if self.how in ("mean", "amin"):
+            image = image - (image.mean(0, keepdim=True) if self.how == "mean" else image.amin(0, keepdim=True))
+        return self.last(image)
 
 
-@pytest.mark.parametrize("how", ["mean", "attention", "alone"])
+@pytest.mark.parametrize("how", ["mean", "amin", "attention", "alone"])
 def test_images_of_a_batch_do_not_see_each_other(tmp_path, how):
     network = load_model(resolve_model(script(Mixing(how), tmp_path / "net.pt", torch.rand(2, 1, 8, 8)))).network
     images = torch.rand(3, 1, 8, 8)

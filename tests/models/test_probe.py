@@ -86,6 +86,12 @@ def test_an_axis_that_is_not_pooled_has_no_period():
     assert x == y
 
 
+def mirrored_to_six(net, image):
+    rows, columns = image.shape[2:]
+    whole = F.pad(image, (0, -columns % 6, 0, -rows % 6), "reflect") if rows % 6 or columns % 6 else image
+    return F.interpolate(F.max_pool2d(net.conv(whole), 6), scale_factor=6)[:, :, :rows, :columns]
+
+
 class Pix2pix(nn.Module):
     """The U-Net of pix2pix with `depth` strided convolutions down and up."""
 
@@ -313,6 +319,7 @@ TILEABLE = {
     "padded to 12 inside on both sides, period 4": (padded_to(12, small_unet(3), both_sides=True), A(11, 11, 12)),
     "lengths are odd": (
         nn.Sequential(conv(1, 4, stride=2), nn.ReLU(), nn.ConvTranspose2d(4, 1, 3, 2, 1)), A(1, 2, 2, 1)),
+    "mirrored to a multiple of 6 inside": (Net(mirrored_to_six, conv=conv(1, 1)), A(1, 1, 6)),
     "twice the resolution": (
         nn.Sequential(conv(1, 8), nn.ReLU(), conv(8, 4), nn.PixelShuffle(2)),
         A(2, 2, scale=Fraction(2)),
@@ -330,6 +337,13 @@ def test_what_can_be_tiled_is_found_and_exact(name, tiled_error):
     assert (found.refusal, found.failure) == ("", "")
     assert set(found.footprint.axes) == {footprint}
     assert tiled_error(network.double(), found) <= EXACT
+
+
+@pytest.mark.parametrize("change", [lambda x: 2 * torch.sqrt(x + 0.375), torch.log1p])
+def test_roots_and_logarithms_are_measured_on_positive_values(change):
+    found = of(Net(lambda net, x: net.conv(change(x)), conv=conv(1, 1)))
+    assert (found.refusal, found.failure) == ("", "")
+    assert set(found.footprint.axes) == {A(1, 1)}
 
 
 def test_axes_are_measured_one_by_one(tiled_error):
@@ -368,6 +382,19 @@ def hiding(hide):
 
 
 LARGE = "self-test of the probe"
+
+
+class Longer(nn.Module):
+    """A wider convolution of long images."""
+
+    def __init__(self):
+        super().__init__()
+        self.near, self.far = conv(1, 1), nn.Conv2d(1, 1, 3, padding=8, dilation=8)
+
+    def forward(self, image):
+        if image.shape[2] >= 400:
+            return self.far(image)
+        return self.near(image)
 
 
 def seeing(change):
@@ -414,7 +441,18 @@ UNTILEABLE = {
     ),
     "a branch on the number of voxels": (
         Net(lambda net, x: (net.near if x[0, 0].numel() < 500**2 else net.far)(x), near=conv(1, 1), far=conv(1, 1, 7)),
-        r"something else in images of \[512, 512\] voxels \(operation convolution\)",
+        r"depends on the image's size \(\[512, 512\] voxels: operation convolution\)",
+    ),
+    "voxels of one value": (seeing(lambda net, x: torch.where(x == 255, F.avg_pool2d(x, 9, 1, 4), x)), LARGE),
+    "a mask of black voxels": (seeing(lambda net, x: x * (1 - F.max_pool2d((x == 0) * 1.0, 9, 1, 4))), LARGE),
+    "a band of values": (seeing(lambda net, x: x * F.max_pool2d(((x > 100) & (x < 200)) * 1.0, 9, 1, 4)), LARGE),
+    "a factor by the length": (
+        seeing(lambda net, x: x * (0.5 if x.shape[3] > 300 else 1)),
+        r"depends on the image's size \(\[512, 512\] voxels: operation mul\)",
+    ),
+    "a script that branches on the length": (
+        torch.jit.script(Longer()),
+        r"depends on the image's size \(\[512, 512\] voxels: operation convolution\)",
     ),
     "any square": (Net(lambda net, x: net.conv(x) + x.mT, conv=conv(1, 1)), "equal edges alone, as 4 and 5"),
     "cropped at one end": (Net(lambda net, x: net.conv(x)[:, :, 3:], conv=conv(1, 1)), "y it loses more .* start"),

@@ -29,7 +29,7 @@ from volpipe.models.model import Model, ModelRef, footprint_by_hand
 from volpipe.models.normalisation import Normalisation
 from volpipe.models.sizes import smallest_edge
 
-BRIGHTER, ROUNDING = 1000.0, 1e-3  # of the image beside another; relative, of fp32
+BESIDE, ROUNDING = (1.0, 1e3, -1e3, 0.0), 1e-3  # times another image; relative, of fp32
 TRIED_LENGTHS = (32, 64)  # a small tile first; a deep network may need the larger one
 OF_TORCH = r"`isinstance\(treespec, LeafSpec\)`"
 """What torch 2.13 says of itself when an exported program is copied. Filtered once per process, when the first one is
@@ -178,19 +178,20 @@ class OneByOne(nn.Module):
 
 @torch.inference_mode()
 def keeps_apart(network: nn.Module, ndim: int, in_channels: int) -> bool:
-    """True if an image gives what it gives alone when another, much brighter one lies beside it in the batch.
+    """True if an image gives what it gives alone when another one lies beside it, as bright, brighter, darker or black.
 
     Planes and tiles go through a network together, and attention over the wrong axis or a mean over the batch would
     mix them.
     """
     edge = smallest_edge(network, ndim, in_channels) or TRIED_LENGTHS[0]
-    images = torch.rand((2, in_channels, *(edge,) * ndim), generator=torch.Generator().manual_seed(0))
-    images[1] *= BRIGHTER
+    one, other = torch.rand((2, 1, in_channels, *(edge,) * ndim), generator=torch.Generator().manual_seed(0))
     try:
-        alone, both = network(images[:1]), network(images)
+        alone = network(one)
+        pairs = [network(torch.cat([one, times * other])) for times in BESIDE]
     except Exception:  # a user's network may raise anything; it took one image before
         return False
-    return both.shape[0] == 2 and bool((both[:1] - alone).abs().max() <= ROUNDING * alone.abs().max())
+    allowed = ROUNDING * alone.abs().max()
+    return all(len(both) == 2 and bool((both[:1] - alone).abs().max() <= allowed) for both in pairs)
 
 
 def _load_script(ref: ModelRef) -> Loaded:

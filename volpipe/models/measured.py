@@ -28,7 +28,7 @@ from volpipe.models.model import Model, ModelRef
 from volpipe.models.probe import Probe, holds, probe
 from volpipe.models.structure import structure
 
-FORMAT = 3  # raised when the probe finds something else
+FORMAT = 4  # raised when the probe finds something else
 _FOUND: dict[tuple[ModelRef, int, int], Probe] = {}  # of factories
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
@@ -30,9 +30,18 @@ from torch import nn
 from volpipe.errors import reason
 from volpipe.geometry import AxisFootprint, Footprint, ceil_to, floor_to
 from volpipe.models import culprit
+from volpipe.models.self_test import (
+    SHORTEST_LINE,
+    OwnWeightsDiffer,
+    differs,
+    self_test,
+    tested_length,
+    tiled_equals_whole,
+)
 from volpipe.models.sizes import SHORTEST
+from volpipe.models.smallest import smallest_along
 from volpipe.models.steps import EDGES
-from volpipe.models.strip import BEYOND, Strip, Window
+from volpipe.models.strip import Window
 from volpipe.models.trial import Refused, Trial
 
 LARGEST_PERIOD = 256
@@ -40,7 +49,6 @@ FEWEST_LENGTHS = 32  # that are tried for the step of admissible lengths, or two
 LEAST_COMPARED = 32  # voxels
 LARGEST_PRIME = 7  # periods are products of small numbers, as strides and windows are; then all up to 64 are tried
 LARGEST_ODD = 64
-SHORTEST_LINE = 72  # voxels, a multiple of 8 and 9; doubled until something stays clean
 LONGEST_LINE = 2304
 WIDEST, WIDE_VOXELS = 256, 2**15  # of the images on which what was found on strips is tried again
 WIDEST_STRIP = {2: 256, 3: 64}  # by the axes of a network
@@ -64,10 +72,6 @@ class Probe:
     failure: str
     seconds: float
     any_weights: bool = False
-
-
-class OwnWeightsDiffer(Refused):
-    """The stand-in passed the self-test, and the network itself did not."""
 
 
 class OneLength(Refused):
@@ -108,7 +112,7 @@ def holds(network: nn.Module, ndim: int, in_channels: int, found: Probe) -> bool
         with _one_thread():
             trial = Trial(network, ndim, in_channels)
             for axis, footprint in enumerate(axes):
-                _self_test(trial, axis, footprint)
+                self_test(trial, axis, footprint)
     except Exception:  # then it is probed, and says what is wrong
         return False
     return True
@@ -179,12 +183,13 @@ def _require_same_in_wide_images(trial: Trial, found: Sequence[AxisFootprint]) -
         wide = min(WIDEST, int((WIDE_VOXELS / length) ** (1 / (trial.ndim - 1))))
         across = [other.admissible(max(trial.base, wide)) for other in found]
         if wide > trial.base and not tiled_equals_whole(trial.strip(axis, across), length, footprint):
-            raise WideImagesDiffer(f"{_differs(footprint)} in images {wide} wide")
-    strip = [found[0].admissible(tested_length(found[0], trial.base)), *[trial.base] * (trial.ndim - 1)]
-    for edge in EDGES:
-        cube = [axis.admissible(max(edge, axis.lost_inputs + 1)) for axis in found]
-        if other := trial.other_steps(strip, cube):
-            raise WideImagesDiffer(f"it does something else in images of {cube} voxels (operation {other})")
+            raise WideImagesDiffer(f"{differs(footprint)} in images {wide} wide")
+    base = [axis.admissible(trial.base) for axis in found]
+    small = base, [axis.admissible(n + 1) for axis, n in zip(found, base, strict=True)]
+    large = [[axis.admissible(max(edge, n + 1)) for axis, n in zip(found, small[1], strict=True)] for edge in EDGES]
+    if other := trial.other_steps(small, large):
+        name, shape = other
+        raise WideImagesDiffer(f"what it does depends on the image's size ({[*shape]} voxels: operation {name})")
 
 
 class _Axis:
@@ -201,19 +206,13 @@ class _Axis:
         before, after = self._need()
         self._require_even_loss(before, after)
         before, after = max(0, before), max(0, after)  # one that looks ahead alone, say: what lies between is read
-        footprint = self._with_smallest(
-            AxisFootprint(before, after, self.period, self.size_class, self.lost, self.scale)
+        footprint = smallest_along(
+            AxisFootprint(before, after, self.period, self.size_class, self.lost, self.scale),
+            self._in_class(self.trial.base, self.period),
+            lambda length: self.trial.output_length(self.axis, length) > 0,
         )
-        _self_test(self.trial, self.axis, footprint)
+        self_test(self.trial, self.axis, footprint)
         return footprint
-
-    def _with_smallest(self, footprint: AxisFootprint) -> AxisFootprint:
-        """Along this axis, in the cube: a network may take no length of one period."""
-        least, period = footprint.admissible(footprint.lost_inputs + 1), self.period
-        taken = self.trial.output_length
-        shorter = range(least, self._in_class(self.trial.base, period), period)
-        found = next((n for n in shorter if taken(self.axis, n)), self._in_class(self.trial.base, period))
-        return footprint if found <= least else replace(footprint, smallest=found)
 
     def _sizes(self) -> None:
         """The step and the scale of lengths: `step` more input is `step * scale` more output."""
@@ -344,7 +343,7 @@ class _Axis:
     def _require_even_loss(self, before: int, after: int) -> None:
         """Raises: Refused: it loses more on one side, so that a product placed in the middle would be shifted."""
         shift = Fraction(after - before) / 2 - self.lost / self.scale / 2
-        if self.lost and abs(shift) >= self.period:
+        if self.lost and 2 * abs(shift) >= self.period:
             side = "start" if shift > 0 else "end"
             raise Refused(f"along {self._name} it loses more voxels at the {side} than at the other end, about "
                           f"{int(2 * abs(shift))}; crop both ends alike in the network")  # fmt: skip
@@ -364,56 +363,6 @@ class _Axis:
     @property
     def _name(self) -> str:
         return "zyx"[3 - self.trial.ndim + self.axis]
-
-
-def _self_test(trial: Trial, axis: int, footprint: AxisFootprint) -> None:
-    """On the stand-in, then with the network's own weights where they can be afforded.
-
-    Raises:
-        Refused: tiles differ from the whole; what was found is not the network's footprint.
-    """
-    length = tested_length(footprint, trial.base)
-    if not tiled_equals_whole(trial.strip(axis), length, footprint):
-        who = culprit.of_hidden(trial) or culprit.of_reach(trial, axis, 4 * length)
-        raise Refused(f"{_differs(footprint)}{who}")
-    for light in BEYOND:
-        if not needs_nothing_else(trial.strip(axis, light=light), length, footprint):
-            raise Refused(f"what an output depends on depends on how large the values are: {_differs(footprint)}")
-    own = trial.network is not trial.own and trial.own_is_affordable(axis, length)
-    if own and not tiled_equals_whole(trial.strip(axis, network=trial.own), length, footprint):
-        raise OwnWeightsDiffer(f"with its own weights {_differs(footprint)}")
-
-
-def _differs(footprint: AxisFootprint) -> str:
-    need = f"need {footprint.need_before}, {footprint.need_after} at period {footprint.period}"
-    return f"tiles that read {need} do not give the whole (self-test of the probe)"
-
-
-def tested_length(footprint: AxisFootprint, base: int) -> int:
-    """Of the self-test: three tiles with some voxels between, and room for a need larger than what was found."""
-    halo = footprint.halo_before + footprint.halo_after
-    return footprint.admissible(max(base, SHORTEST_LINE, halo + 8 * footprint.period + footprint.lost_inputs))
-
-
-def tiled_equals_whole(strip: Strip, length: int, footprint: AxisFootprint) -> bool:
-    """True if three tiles (both faces, the middle) are those of the whole, and nothing beyond its need changes one."""
-    period, scale, end = footprint.period, footprint.scale, length - footprint.lost_inputs
-    middle = footprint.halo_before + 2 * period
-    for start, stop in ((0, period), (middle, middle + 2 * period), (floor_to(end, period) - period, end)):
-        own, count = (int(start * scale), int(stop * scale)), int((stop - start) * scale)
-        read = Window(*footprint.read(*own, length))
-        at = own[0], int((start - read.start) * scale)
-        if not strip.agree(Window(0, length), read, *at, count):
-            return False
-    return needs_nothing_else(strip, length, footprint)
-
-
-def needs_nothing_else(strip: Strip, length: int, footprint: AxisFootprint) -> bool:
-    """True if nothing beyond its need changes a block in the middle of an image."""
-    start = footprint.halo_before + 2 * footprint.period
-    stop = start + 2 * footprint.period
-    first, last = start - footprint.need_before, stop + footprint.need_after
-    return strip.needs_only(length, first, last, int(start * footprint.scale), 2 * footprint.output_period)
 
 
 def _is_smooth(number: int) -> bool:

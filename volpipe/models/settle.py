@@ -36,12 +36,14 @@ class Settled:
         exactness: why tiles cannot give the whole-volume result; "" if they can.
         on_trust: why nothing proves what was given by hand; "" for what was measured or follows from the layers.
         unknown: why nothing is known of the footprint; "" if it is.
+        measured: the footprint is that of the probe, which knows the shortest length too.
     """
 
     footprint: Footprint | None
     exactness: str = ""
     on_trust: str = ""
     unknown: str = ""
+    measured: bool = False
 
 
 def settle(ref: ModelRef, model: Model, *, halo: ByHand, allow_inexact: bool) -> Settled:
@@ -58,7 +60,7 @@ def settle(ref: ModelRef, model: Model, *, halo: ByHand, allow_inexact: bool) ->
         ModelError: the halo by hand is short of the need, or its period no multiple.
     """
     settled = _settled(ref, model, halo, allow_inexact)
-    if settled.footprint is None:
+    if settled.footprint is None or settled.measured:
         return settled
     return replace(settled, footprint=with_smallest(model.network, model.in_channels, settled.footprint))
 
@@ -66,7 +68,7 @@ def settle(ref: ModelRef, model: Model, *, halo: ByHand, allow_inexact: bool) ->
 def _settled(ref: ModelRef, model: Model, halo: ByHand, allow_inexact: bool) -> Settled:
     given, known = footprint_by_hand(ref, model.ndim), _known(ref, model)
     if known.footprint is None:
-        _require_size_kept(ref, model, given)
+        _require_size_kept(ref, model, given, known.unknown)
         on_trust = "" if given is None else f"halo and period are taken on trust, {known.unknown}"
         return Settled(given, known.exactness, on_trust, known.unknown)
     if given is None or halo == "ignored" or _covers(given, known.footprint):
@@ -89,18 +91,18 @@ def _known(ref: ModelRef, model: Model) -> Settled:
         return Settled(None, model.exactness, unknown=f"the probe failed: {found.failure}")
     if found.refusal:  # a normalisation that the layers tell of is named as such
         return Settled(None, model.exactness or found.refusal, unknown=found.refusal)
-    return Settled(found.footprint)
+    return Settled(found.footprint, measured=True)
 
 
-def _require_size_kept(ref: ModelRef, model: Model, given: Footprint | None) -> None:
+def _require_size_kept(ref: ModelRef, model: Model, given: Footprint | None, unknown: str) -> None:
     """Nothing is known of the network, and a halo by hand says nothing of lost voxels."""
     period = (1,) * model.ndim if given is None else given.period
     shape = [ceil_to(TRIED, p) for p in period]
     found = output_shape(model.network, model.in_channels, shape)
     if min(found) and list(found) != shape:
         raise ModelError(
-            f"model {ref.location}: maps {shape} voxels to {list(found)}; a network that loses voxels must be one that "
-            "can be probed"
+            f"model {ref.location}: maps {shape} voxels to {list(found)}, which no halo by hand tells of, and is not "
+            f"known: {unknown}"
         )
 
 

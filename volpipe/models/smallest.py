@@ -6,11 +6,12 @@ On meta tensors where the network can be run there: nothing is computed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from torch import nn
 
-from volpipe.geometry import Footprint
+from volpipe.geometry import AxisFootprint, Footprint
 from volpipe.models.sizes import sizer_of
 
 AMPLE = 32  # voxels along the other axes, or two periods: the smaller of the tiles that a network was tried on
@@ -22,10 +23,15 @@ def with_smallest(network: nn.Module, in_channels: int, footprint: Footprint) ->
         return footprint
     ample = [axis.admissible(axis.lost_inputs + max(AMPLE, 2 * axis.period)) for axis in footprint.axes]
     sizer = sizer_of(network, in_channels)
-    axes = list(footprint.axes)
-    for at, axis in enumerate(axes):
-        least = axis.admissible(axis.lost_inputs + 1)
-        shapes = {n: [*ample[:at], n, *ample[at + 1 :]] for n in range(least, ample[at] + 1, axis.period)}
-        found = next((n for n, shape in shapes.items() if min(sizer.spatial(shape))), least)
-        axes[at] = axis if found == least else replace(axis, smallest=found)
-    return Footprint(tuple(axes))
+
+    def along(at: int, axis: AxisFootprint) -> AxisFootprint:
+        return smallest_along(axis, ample[at], lambda n: min(sizer.spatial([*ample[:at], n, *ample[at + 1 :]])) > 0)
+
+    return Footprint(tuple(along(at, axis) for at, axis in enumerate(footprint.axes)))
+
+
+def smallest_along(axis: AxisFootprint, ample: int, takes: Callable[[int], bool]) -> AxisFootprint:
+    """One axis, admitting nothing shorter than the first length that is taken, or as it is if none is up to `ample`."""
+    least = axis.admissible(axis.lost_inputs + 1)
+    found = next(filter(takes, range(least, ample + 1, axis.period)), least)
+    return axis if found == least else replace(axis, smallest=found)

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from volpipe.models import stand_in
+from volpipe.models.light import Light, positive, usual
 from volpipe.models.sizes import LONGEST, SHORTEST, Sizer, zeros
-from volpipe.models.steps import first_change, steps
-from volpipe.models.strip import EPSILON, TOLERANCE, USUAL, Light, Strip, Window
+from volpipe.models.steps import Shape, first_change
+from volpipe.models.strip import EPSILON, TOLERANCE, Strip, Window
 
 LARGEST_OWN = 1e10  # floating-point operations of one pass of the self-test with all channels: a second
 
@@ -37,6 +38,7 @@ class Trial:
         cut: what the channels of `network` are divided by.
         ndim, in_channels: of its input.
         base: edge of the smallest cube that it takes, `least` or longer.
+        light: of its images.
     """
 
     def __init__(
@@ -66,11 +68,11 @@ class Trial:
         axis: int,
         across: Sequence[int] | None = None,
         network: nn.Module | None = None,
-        light: Light = USUAL,
+        light: Light | None = None,
     ) -> Strip:
         """A network along an axis; `across` are the lengths of the others (that of `axis` is ignored)."""
         shape = (1, self.in_channels, *(across or [self.base] * self.ndim))
-        return Strip(lambda image: self.run(image, network), axis, shape, light)
+        return Strip(lambda image: self.run(image, network), axis, shape, light or self.light)
 
     def image(self) -> Tensor:
         """Noise in the smallest cube."""
@@ -85,14 +87,17 @@ class Trial:
         shapes = {edge: self._sizer.spatial([edge] * self.ndim) for edge in range(self.base, 2 * self.base + 1)}
         return next((edge for edge, shape in shapes.items() if min(shape) > max(shapes[self.base])), None)
 
-    def other_steps(self, one: Sequence[int], other: Sequence[int]) -> str:
-        """The operation at which passes over images of two shapes part; "" if none does or meta tensors cannot tell."""
-        if self._sizer.meta is None:
-            return ""
-        try:
-            return first_change(*(steps(self._sizer.meta, self.in_channels, shape) for shape in (one, other)))
-        except Exception:  # a user's network may raise anything
-            return ""
+    def other_steps(self, small: tuple[Shape, Shape], large: Sequence[Shape]) -> tuple[str, Shape] | None:
+        """The first operation that a large image changes, and the image's shape; None if there is none."""
+        asked = (self.in_channels, small, large)
+        if self._sizer.meta is not None:
+            with contextlib.suppress(Exception):  # for a reason of meta tensors, such as a tensor made elsewhere
+                return first_change(self._sizer.meta, "meta", *asked)
+        return first_change(self.network, self._device, *asked)
+
+    @property
+    def _device(self) -> str:
+        return str(next((weight.device for weight in self.own.parameters()), "cpu"))
 
     def own_is_affordable(self, axis: int, length: int) -> bool:
         """True if a strip of this length is not too much for the network with all its channels."""
@@ -106,6 +111,7 @@ class Trial:
 
     def _meet(self, meta: nn.Module | None, thin: bool) -> None:
         self.base = self._smallest_cube(meta)
+        self.light = next((light for light in (usual, positive) if self._takes(light)), usual)
         self.cut = self._best_cut() if thin else 1
         self.network, self.any_weights = stand_in.cut(self.own, self.cut), True
         trace = stand_in.lively(self.network, self._pass)
@@ -114,6 +120,11 @@ class Trial:
             stand_in.lively(self.network, self._pass)
         if not _says_something(self.run(self.image())) and _says_something(self.run(self.image(), self.own)):
             self.network, self.any_weights, self.cut = self.own, False, 1
+
+    def _takes(self, light: Light) -> bool:
+        """False for roots and logarithms of values below 0."""
+        image = self.strip(0, light=light).image(Window(0, self.base))
+        return not bool(torch.isnan(self.run(image, self.own)).any())
 
     def _smallest_cube(self, meta: nn.Module | None) -> int:
         for self._lowers in (False, True):  # one that casts to fewer bits may take nothing in float64

@@ -43,7 +43,7 @@ from volpipe.volume.statistics import Statistics
 
 DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 LARGEST_ITEM = 8  # bytes: torch takes no long double
-UNBOUNDED = 2**62  # bytes: nothing is promised of memory, so nothing is given back for it
+UNBOUNDED = 2**62  # bytes: nothing is promised of memory
 
 
 @dataclass(frozen=True)
