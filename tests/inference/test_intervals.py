@@ -1,0 +1,158 @@
+"""The law of interval execution: in float64 a block equals that block of the network on the whole volume."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from volpipe.geometry import Box
+from volpipe.inference.intervals import capture
+from volpipe.inference.intervals.rule import CannotCapture
+from volpipe.models.architecture import build_random
+from volpipe.models.presets import preset
+
+EXACT = 1e-12  # std of the whole result
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding=.same. with even kernel lengths")
+
+
+class Net(nn.Module):
+    """A network of a function and the modules it uses."""
+
+    def __init__(self, function, **modules):
+        super().__init__()
+        self.function = function
+        for name, module in modules.items():
+            setattr(self, name, module)
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+def conv(i, o, k=3, **options):
+    return nn.Conv2d(i, o, k, **{"padding": k // 2} | options)
+
+
+def milesial(net, x):
+    """Up to an odd size, padded to the skip's."""
+    down = net.down(functional.max_pool2d(x, 2))
+    up = functional.interpolate(down, scale_factor=2, mode="bilinear", align_corners=True)
+    left, top = x.shape[3] - up.shape[3], x.shape[2] - up.shape[2]
+    up = functional.pad(up, [left // 2, left - left // 2, top // 2, top - top // 2])
+    return net.out(torch.cat([x, up], 1))
+
+
+def twice_before_norm(net, x):
+    y = net.a(x)
+    return functional.relu(net.norm(y)) + y
+
+
+def pads(mode):
+    return Net(lambda net, x: net.c(functional.pad(x, (3, 2, 1, 3), mode=mode)), c=nn.Conv2d(1, 2, 3))
+
+
+def bn(channels):
+    norm = nn.BatchNorm2d(channels)
+    norm.running_mean.uniform_(-1, 1)
+    norm.running_var.uniform_(0.5, 2)
+    return norm
+
+
+SMALL = {
+    "strided": nn.Sequential(nn.Conv2d(1, 2, 3, 2, 1), nn.Conv2d(2, 2, 4, 2, 1)),
+    "dilated": nn.Sequential(nn.Conv2d(1, 2, 3, padding=4, dilation=4), nn.Conv2d(2, 1, 5)),
+    "even same": nn.Conv2d(1, 2, (4, 2), padding="same"),
+    "max pool padded": nn.Sequential(nn.Conv2d(1, 2, 1), Net(lambda _, x: x - 50), nn.MaxPool2d(3, 2, 1)),
+    "max pool ceil": nn.MaxPool2d(3, 2, ceil_mode=True),
+    "avg pool padded": nn.AvgPool2d(3, 2, 1),
+    "avg pool padded, volume counted": nn.AvgPool2d(3, 2, 1, count_include_pad=False),
+    "avg pool ceil": nn.AvgPool2d(3, 2, 1, ceil_mode=True),
+    "transposed": nn.Sequential(nn.Conv2d(1, 2, 2, 2), nn.ConvTranspose2d(2, 2, 3, 2, 1, output_padding=1)),
+    "transposed, wide": nn.ConvTranspose2d(1, 2, 5, 3, 1, dilation=2),
+    "transposed, gaps": nn.ConvTranspose2d(1, 1, 1, 3),
+    "reflect": pads("reflect"),
+    "replicate": pads("replicate"),
+    "circular": pads("circular"),
+    "constant": Net(lambda net, x: net.c(functional.pad(x, (3, -2, -1, 3), value=2.0)), c=nn.Conv2d(1, 2, 3)),
+    "roll": Net(lambda net, x: net.c(x.roll((3, -2), (2, 3))), c=conv(1, 2)),
+    "flip": Net(lambda net, x: net.c(x) + x.flip(3), c=conv(1, 1)),
+    "slice": Net(lambda net, x: net.c(x)[:, :, 3:-2, 1::2], c=conv(1, 2)),
+    "nearest": Net(lambda net, x: net.c(functional.interpolate(x, scale_factor=2)), c=conv(1, 2)),
+    "nearest by a size": Net(lambda net, x: net.c(functional.interpolate(x, size=(50, 29))), c=conv(1, 2)),
+    "linear": Net(lambda net, x: functional.interpolate(net.c(x), scale_factor=2, mode="bilinear"), c=conv(1, 2)),
+    "linear by 3": Net(lambda net, x: functional.interpolate(net.c(x), scale_factor=3, mode="bilinear"), c=conv(1, 2)),
+    "linear by 1.5": Net(lambda _, x: functional.interpolate(x, scale_factor=1.5, mode="bilinear")),
+    "linear by a size": Net(lambda _, x: functional.interpolate(x, size=(50, 29), mode="bilinear")),
+    "corners": Net(lambda _, x: functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)),
+    "pixel shuffle": nn.Sequential(conv(1, 8), nn.PixelShuffle(2), conv(2, 1)),
+    "dense": Net(
+        lambda net, x: net.c(torch.cat([net.b(torch.cat([x, a := net.a(x)], 1)), a, x], 1)),
+        a=conv(1, 2), b=conv(3, 2, 7), c=conv(5, 1)),
+    "milesial": Net(milesial, down=conv(1, 2), out=conv(3, 1)),
+    "used twice before a norm": Net(twice_before_norm, a=conv(1, 2), norm=bn(2)),
+    "batch norm": nn.Sequential(conv(1, 3), bn(3), nn.ReLU(), conv(3, 1)),
+    "activations": nn.Sequential(conv(1, 4), nn.PReLU(4), nn.ELU(), nn.GELU(), nn.LeakyReLU(), nn.Tanh(), nn.Softmax(1)),
+    "chunks": Net(lambda net, x: (p := net.c(x).chunk(2, 1))[0] * p[1].sigmoid(), c=conv(1, 4)),
+    "argmax": Net(lambda net, x: net.c(x).argmax(1, keepdim=True).to(x.dtype), c=conv(1, 4)),
+    "a constant as large as the volume": Net(
+        lambda net, x: net.c(x * net.place), c=conv(1, 1), place=nn.Parameter(torch.rand(1, 1, 37, 41))),
+    "coordinates": Net(lambda net, x: net.c(torch.cat([x, torch.linspace(0, 1, x.shape[3]).expand_as(x).to(x)], 1)),
+                       c=conv(2, 1)),
+}  # fmt: skip
+PRESETS = {
+    "unet2d_l4": (dict(levels=4), (144, 152)),
+    "unet2d_l4 bilinear": (dict(levels=4, upsampling="bilinear"), (144, 152)),
+    "unet2d_l4 transposed": (dict(levels=4, upsampling="transposed"), (144, 152)),
+    "unet2d_l4_valid": (dict(), (188, 204)),
+    "unet3d_l3": (dict(), (20, 24, 108)),
+    "unet3d_l3_valid": (dict(), (60, 60, 108)),
+    "unet3d_l4_aniso": (dict(), (16, 24, 136)),
+    "resnet6_2d": (dict(), (80, 136)),
+    "resnet6_3d": (dict(width=1), (12, 16, 100)),
+}
+
+
+def network_of(name):
+    torch.manual_seed(0)
+    if name in SMALL:
+        return SMALL[name].double().eval(), (37, 41)
+    options, shape = PRESETS[name]
+    made = preset(name.split()[0], **{"width": 2} | options)
+    return build_random(made, seed=1).double().eval(), shape
+
+
+def blocks_of(shape, seed=0):
+    """Faces, edges and corners, one to three voxels off them, and random ones of extents 1 to 20."""
+    for corner in itertools.product(*[(0, 2, max(0, n - 5), n // 2) for n in shape]):
+        yield Box(corner, tuple(min(n, c + 5) for c, n in zip(corner, shape, strict=True)))
+    yield Box.from_shape(shape)
+    random = np.random.default_rng(seed)
+    for _ in range(20):
+        extent = [int(random.integers(1, min(n, 20) + 1)) for n in shape]
+        start = [int(random.integers(0, n - e + 1)) for n, e in zip(shape, extent, strict=True)]
+        yield Box(tuple(start), tuple(a + e for a, e in zip(start, extent, strict=True)))
+
+
+@pytest.mark.parametrize("name", [*SMALL, *PRESETS])
+def test_a_block_is_that_block_of_the_whole(name):
+    network, shape = network_of(name)
+    volume = torch.randn(1, 1, *shape, dtype=torch.float64)
+    with torch.no_grad():
+        whole = network(volume)
+    program, before = capture(network, shape), volume.clone()
+    assert program.shape == tuple(whole.shape[2:])
+    worst = 0.0
+    for block in blocks_of(program.shape):
+        plan = program.plan(block)
+        made = plan(volume[(..., *plan.read.slices)])
+        assert made.shape[2:] == block.shape
+        worst = max(worst, float((made - whole[(..., *block.slices)]).abs().max()))
+    assert worst <= EXACT * float(whole.std())
+    assert torch.equal(volume, before)
+
+
+def test_an_operation_without_a_rule_is_named():
+    with pytest.raises(CannotCapture, match=r"fft.*of module .*1"):
+        capture(nn.Sequential(conv(1, 1), Net(lambda _, x: torch.fft.fft2(x).real)), (16, 16))
