@@ -93,7 +93,8 @@ SMALL = {
     "milesial": Net(milesial, down=conv(1, 2), out=conv(3, 1)),
     "used twice before a norm": Net(twice_before_norm, a=conv(1, 2), norm=bn(2)),
     "batch norm": nn.Sequential(conv(1, 3), bn(3), nn.ReLU(), conv(3, 1)),
-    "activations": nn.Sequential(conv(1, 4), nn.PReLU(4), nn.ELU(), nn.GELU(), nn.LeakyReLU(), nn.Tanh(), nn.Softmax(1)),
+    "activations": nn.Sequential(
+        conv(1, 4), nn.PReLU(4), nn.ELU(), nn.GELU(), nn.LeakyReLU(), nn.Tanh(), nn.Softmax(1)),
     "chunks": Net(lambda net, x: (p := net.c(x).chunk(2, 1))[0] * p[1].sigmoid(), c=conv(1, 4)),
     "argmax": Net(lambda net, x: net.c(x).argmax(1, keepdim=True).to(x.dtype), c=conv(1, 4)),
     "a constant as large as the volume": Net(
@@ -102,15 +103,15 @@ SMALL = {
                        c=conv(2, 1)),
 }  # fmt: skip
 PRESETS = {
-    "unet2d_l4": (dict(levels=4), (144, 152)),
-    "unet2d_l4 bilinear": (dict(levels=4, upsampling="bilinear"), (144, 152)),
-    "unet2d_l4 transposed": (dict(levels=4, upsampling="transposed"), (144, 152)),
-    "unet2d_l4_valid": (dict(), (188, 204)),
-    "unet3d_l3": (dict(), (20, 24, 108)),
-    "unet3d_l3_valid": (dict(), (60, 60, 108)),
-    "unet3d_l4_aniso": (dict(), (16, 24, 136)),
-    "resnet6_2d": (dict(), (80, 136)),
-    "resnet6_3d": (dict(width=1), (12, 16, 100)),
+    "unet2d_l4": ({"levels": 4}, (144, 152)),
+    "unet2d_l4 bilinear": ({"levels": 4, "upsampling": "bilinear"}, (144, 152)),
+    "unet2d_l4 transposed": ({"levels": 4, "upsampling": "transposed"}, (144, 152)),
+    "unet2d_l4_valid": ({}, (188, 204)),
+    "unet3d_l3": ({}, (20, 24, 108)),
+    "unet3d_l3_valid": ({}, (60, 60, 108)),
+    "unet3d_l4_aniso": ({}, (16, 24, 136)),
+    "resnet6_2d": ({}, (80, 136)),
+    "resnet6_3d": ({"width": 1}, (12, 16, 100)),
 }
 
 
@@ -119,7 +120,7 @@ def network_of(name):
     if name in SMALL:
         return SMALL[name].double().eval(), (37, 41)
     options, shape = PRESETS[name]
-    made = preset(name.split()[0], **{"width": 2} | options)
+    made = preset(name.split()[0], **({"width": 2} | options))
     return build_random(made, seed=1).double().eval(), shape
 
 

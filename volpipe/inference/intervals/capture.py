@@ -1,4 +1,4 @@
-"""From a network to its program: `torch.export` of the whole-volume call on meta tensors, whatever the volume's size."""
+"""From a network to its program: `torch.export` of the whole-volume call, on meta tensors of any size."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from volpipe.errors import reason
 from volpipe.inference.intervals import gather, pointwise, transposed, upsample, window  # noqa: F401  (their rules)
-from volpipe.inference.intervals.program import INPUT, Program, Step
+from volpipe.inference.intervals.program import Program, Step
 from volpipe.inference.intervals.rule import Call, CannotCapture, Volume, rule_of
 from volpipe.models import kernels
 
@@ -34,12 +34,11 @@ def capture(network: nn.Module, shape: Sequence[int], in_channels: int = 1) -> P
     reader = _Reader(len(shape), _tensors_of(exported, network), _device(network))
     for node in exported.graph.nodes:
         reader.read(node)
-    return Program(tuple(reader.steps), tuple(reader.sizes), tuple(reader.outputs), in_channels)
+    return Program(tuple(reader.steps), tuple(reader.sizes), tuple(reader.outputs), in_channels, _dtype(network))
 
 
 def _exported(network: nn.Module, shape: tuple[int, ...]) -> Any:
-    dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
-    image = torch.empty(shape, dtype=dtype, device="meta")
+    image = torch.empty(shape, dtype=_dtype(network), device="meta")
     try:
         twin = copy.deepcopy(network).to("meta")
         with torch.no_grad(), kernels.as_written():
@@ -61,6 +60,10 @@ def _tensors_of(exported: Any, network: nn.Module) -> dict[str, Tensor]:
     return found | {place: exported.constants[name] for place, name in constants.items()}
 
 
+def _dtype(network: nn.Module) -> torch.dtype:
+    return next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
+
+
 def _device(network: nn.Module) -> torch.device:
     return next((p.device for p in network.parameters()), torch.device("cpu"))
 
@@ -77,7 +80,7 @@ class _Reader:
     outputs: list[int] = field(default_factory=list)
     numbers: dict[fx.Node, int] = field(default_factory=dict)
     constants: dict[fx.Node, Any] = field(default_factory=dict)
-    several: dict[fx.Node, fx.Node] = field(default_factory=dict)  # operations whose result is a tuple
+    several: set[fx.Node] = field(default_factory=set)  # operations whose result is a tuple
 
     def read(self, node: fx.Node) -> None:
         """Take one more node."""
@@ -85,14 +88,14 @@ class _Reader:
             self._read_input(node)
         elif node.op == "output":
             self._read_output(node)
-        elif node.target is operator.getitem and node.args[0] in self.several:
-            self._add(node, self.several[node.args[0]], pick=node.args[1])
+        elif node.target is operator.getitem and (whole := node.all_input_nodes[0]) in self.several:
+            self._add(node, whole, pick=node.args[1])
         elif node.meta.get("val") is None and not node.users:
             return  # a check of types, which were checked now
         elif not any(each in self.numbers for each in node.all_input_nodes):
             self.constants[node] = self._computed(node)
         elif isinstance(node.meta["val"], list | tuple):
-            self.several[node] = node
+            self.several.add(node)
         else:
             self._add(node, node)
 
@@ -103,7 +106,7 @@ class _Reader:
             self._number(node, node.meta["val"])
 
     def _read_output(self, node: fx.Node) -> None:
-        outputs = [each for each in fx.node.map_arg(node.args[0], lambda n: n) if each is not None]
+        outputs = node.all_input_nodes
         if len(outputs) != 1 or outputs[0] not in self.numbers:
             raise CannotCapture(f"it returns {len(outputs)} tensors; a network returns one image")
         self.outputs = [self.numbers[outputs[0]]]
@@ -120,8 +123,8 @@ class _Reader:
 
     def _add(self, node: fx.Node, operation: fx.Node, pick: Any = None) -> None:
         value, where = node.meta["val"], _module(operation)
-        name = f"{operation.target} in {where or 'the network itself'}"
         if value.ndim != self.ndim + 2:
+            name = f"{operation.target} of module {where or 'the network itself'}"
             raise CannotCapture(f"operation {name} gives {value.ndim} axes of {self.ndim + 2}")
         inputs = [each for each in operation.all_input_nodes if each in self.numbers]
         sizes = tuple(self.sizes[self.numbers[each]] for each in inputs)
@@ -133,7 +136,7 @@ class _Reader:
         args, kwargs = _mapped(operation.args, stand_in), _mapped(operation.kwargs, stand_in)
         call = Call(operation.target, args, kwargs, sizes, tuple(value.shape[2:]), where, value.dtype, pick)
         numbers = tuple(self.numbers[each] for each in inputs)
-        self.steps.append(Step(self._number(node, value), numbers, rule_of(call), name))
+        self.steps.append(Step(self._number(node, value), numbers, rule_of(call), call))
 
 
 def _mapped(value: Any, function: Any) -> Any:

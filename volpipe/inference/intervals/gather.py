@@ -38,7 +38,8 @@ class Gather:
 
     def run(self, out: Box, inputs: Sequence[Tensor]) -> Tensor:
         """See `Rule`. Straight runs are views; a mirror or a wrap is an index."""
-        (need,), (image,), sides = self.need(out), inputs, []
+        (need,), (image,) = self.need(out), inputs
+        sides: list[int] = []  # torch lists the last axis first
         for axis, read in enumerate(self.index):
             indices = [read(o) for o in range(out.start[axis], out.stop[axis])]
             inside = [i - need.start[axis] for i in indices if i is not None]

@@ -7,7 +7,7 @@ run        input window --rule--> ... --rule--> output block           a tensor 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 
@@ -17,7 +17,9 @@ from torch import Tensor
 from volpipe.errors import GeometryError
 from volpipe.geometry import Box
 from volpipe.inference.intervals.pointwise import Pointwise
-from volpipe.inference.intervals.program import INPUT, Program, Step
+from volpipe.inference.intervals.program import Program, Step
+from volpipe.inference.intervals.rule import cut
+from volpipe.inference.price import ForwardPrice, count_pass
 
 TRIM = 0.8  # a tensor is cut when less of it is still needed: a copy of nearly all of it would cost more than it frees
 
@@ -43,7 +45,7 @@ class Plan:
     @property
     def read(self) -> Box:
         """The voxels of the volume that the block needs."""
-        return self.boxes[INPUT]
+        return self.boxes[self.program.input]
 
     @cached_property
     def key(self) -> Key:
@@ -70,16 +72,29 @@ class Plan:
         """
         if tuple(window.shape[2:]) != self.read.shape:
             raise GeometryError(f"window of {tuple(window.shape[2:])} voxels: this block reads {self.read.shape}")
-        alive = _Alive(self, window)
-        del window
-        for step in self.steps:
-            alive.make(step)
-        return alive.tensors[self.program.outputs[0]]
+        return run_plan(make_plan(self.program.in_slabs, self.block), window)
+
+    def cost(self, batch: int = 1) -> ForwardPrice:
+        """Of `batch` blocks of this shape, on meta tensors: nothing is computed. Counted as `forward_price` counts."""
+        plan = make_plan(self.program.on_meta, self.block)
+        shape = (batch, self.program.in_channels, *self.read.shape)
+        window = torch.empty(shape, dtype=self.program.dtype, device="meta")
+        return ForwardPrice(*count_pass(plan, window), self.program.weight_bytes)
+
+
+def run_plan(plan: Plan, window: Tensor) -> Tensor:
+    """Step after step, without slabs."""
+    alive = _Alive(plan, window)
+    del window
+    for step in plan.steps:
+        alive.make(step)
+    return alive.tensors[plan.program.outputs[0]]
 
 
 def make_plan(program: Program, block: Box) -> Plan:
     """Follow the block back to the input."""
-    boxes, edges = {program.outputs[0]: block}, {}
+    boxes = {program.outputs[0]: block}
+    edges: dict[tuple[int, int], Box] = {}
     for step in reversed(program.steps):
         if step.tensor not in boxes:
             continue
@@ -99,8 +114,8 @@ class _Alive:
 
     def __init__(self, plan: Plan, window: Tensor) -> None:
         self._plan = plan
-        self.tensors = {INPUT: window}
-        self._boxes = {INPUT: plan.read}
+        self.tensors = {plan.program.input: window}
+        self._boxes = {plan.program.input: plan.read}
         self._ours: set[int] = set()  # whose memory nobody else sees: neither the caller nor another tensor
         self._users: dict[int, list[int]] = {number: [] for number in plan.boxes}
         for user, number in plan.edges:
@@ -120,7 +135,7 @@ class _Alive:
             self._users[number].remove(step.tensor)
             self._let_go(number)
 
-    def _in_place(self, step: Step):  # type: ignore[no-untyped-def]
+    def _in_place(self, step: Step) -> Callable[[Tensor], Tensor] | None:
         """The change of the first input, if it is ours and this is its last use."""
         if not isinstance(step.rule, Pointwise) or step.inputs.count(step.inputs[0]) > 1:
             return None
@@ -148,9 +163,9 @@ class _Alive:
 
     def _cut(self, number: int, box: Box) -> Tensor:
         here = self._boxes[number]
-        return self.tensors[number] if box == here else self.tensors[number][(..., *box.relative_to(here.start).slices)]
+        return self.tensors[number] if box == here else cut(self.tensors[number], box.relative_to(here.start))
 
 
 def _share_memory(one: Tensor, two: Tensor) -> bool:
     # on the meta device, where plans are priced, storages have no addresses; torch has no public name for this
-    return one.untyped_storage()._cdata == two.untyped_storage()._cdata
+    return bool(one.untyped_storage()._cdata == two.untyped_storage()._cdata)

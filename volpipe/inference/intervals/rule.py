@@ -12,10 +12,12 @@ Users add their own:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
+import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from volpipe.errors import ModelError
 from volpipe.geometry import Box
@@ -89,9 +91,25 @@ class Call:
         values = (value,) if isinstance(value, int) else tuple(value)
         return values * self.ndim if len(values) == 1 else values
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Weights and constants."""
+        return [each for each in tree_leaves((self.args, self.kwargs)) if isinstance(each, Tensor)]
+
+    def to(self, device: str | torch.device) -> Call:
+        """The same call with its weights and constants there."""
+        args, kwargs = tree_map_only(Tensor, lambda each: each.to(device), (self.args, self.kwargs))
+        return replace(self, args=args, kwargs=kwargs)
+
     def refused(self, why: str = "has no interval rule") -> CannotCapture:
         """The error that names the operation and its module."""
         return CannotCapture(f"operation {self.name} of module {self.where or 'the network itself'} {why}")
+
+
+def cut(image: Tensor, box: Box) -> Tensor:
+    """A view of the voxels of a box; its coordinates are the image's own."""
+    index: tuple[Any, ...] = (..., *box.slices)
+    return image[index]
 
 
 Builder = Callable[[Call], Rule]

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from volpipe.geometry import Box
-from volpipe.inference.intervals.rule import Call, Needs, rule
+from volpipe.inference.intervals.rule import Call, Needs, cut, rule
 
 ATEN = torch.ops.aten
 CONV = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
@@ -44,7 +44,7 @@ class Transposed:
         (need,) = self.need(out)
         padding, more, cuts = zip(*(self._cut(axis, out, need) for axis in range(len(self.size))), strict=True)
         written = self.operation(inputs[0], padding, more)
-        return written[(..., *(slice(a, a + n) for a, n in zip(cuts, out.shape, strict=True)))]
+        return cut(written, Box(cuts, tuple(a + n for a, n in zip(cuts, out.shape, strict=True))))
 
     def _cut(self, axis: int, out: Box, need: Box) -> tuple[int, int, int]:
         """(padding, output padding, first voxel to keep) along an axis."""

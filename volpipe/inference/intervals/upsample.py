@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from volpipe.geometry import Box
 from volpipe.inference.intervals.gather import Gather, Index
-from volpipe.inference.intervals.rule import Call, Needs, Rule, rule
+from volpipe.inference.intervals.rule import Call, Needs, Rule, cut, rule
 
 ATEN = torch.ops.aten
 LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -48,7 +48,7 @@ class Enlarge:
         """See `Rule`."""
         (need,) = self.need(out)
         origin = tuple(a * factor for a, factor in zip(need.start, self.factors, strict=True))
-        return self.operation(inputs[0])[(..., *out.relative_to(origin).slices)]
+        return cut(self.operation(inputs[0]), out.relative_to(origin))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from volpipe.inference.intervals.rule import Call, Needs, rule
 from volpipe.models import kernels
 
 ATEN = torch.ops.aten
-CONV = {1: functional.conv1d, 2: functional.conv2d, 3: kernels.conv3d}
+CONV: dict[int, Callable[..., Tensor]] = {1: functional.conv1d, 2: functional.conv2d, 3: kernels.conv3d}
 MAX_POOL = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
 AVG_POOL = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.avg_pool3d}
 
