@@ -38,7 +38,7 @@ class ForwardPrice:
     weight_bytes: int
 
 
-class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up operations by torch's own formulas, and the bytes of the storages alive; `peak` is the largest sum seen.
 
     Not `FlopCounterMode`: as every mode does by default it imports torch's compiler (2.2 s). Some operations on meta
@@ -57,6 +57,7 @@ class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return False
 
     def count(self, tensor: Tensor) -> None:
+        """Take a tensor's storage as alive, until it dies."""
         storage = tensor.untyped_storage()
         if storage in self._seen:
             return
@@ -158,7 +159,7 @@ def _uncounted(network: torch.nn.Module, x: Tensor) -> Exception | None:
 @torch.no_grad()
 def count_pass(network: Callable[[Tensor], Any], x: Tensor) -> tuple[float, int]:
     """Floating-point operations and peak bytes of network(x), `x` included; on meta tensors nothing is computed."""
-    with _Count() as counted:
+    with Count() as counted:
         counted.count(x)
         network(x)
     return float(counted.flops), counted.peak

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from volpipe.inference.intervals import gather, pointwise, transposed, upsample,
 from volpipe.inference.intervals.program import Program, Step
 from volpipe.inference.intervals.rule import Call, CannotCapture, Volume, rule_of
 from volpipe.models import kernels
+from volpipe.models.external import OF_TORCH
 
 
 def capture(network: nn.Module, shape: Sequence[int], in_channels: int = 1) -> Program:
@@ -39,6 +41,7 @@ def capture(network: nn.Module, shape: Sequence[int], in_channels: int = 1) -> P
 
 def _exported(network: nn.Module, shape: tuple[int, ...]) -> Any:
     image = torch.empty(shape, dtype=_dtype(network), device="meta")
+    warnings.filterwarnings("ignore", OF_TORCH, FutureWarning)
     try:
         twin = copy.deepcopy(network).to("meta")
         with torch.no_grad(), kernels.as_written():

@@ -22,10 +22,21 @@ Index = Callable[[int], int | None]
 
 @dataclass(frozen=True)
 class Gather:
-    """`index` per axis: the input that an output reads; None only at the ends."""
+    """Indices.
+
+    Attributes:
+        index: per axis, the input that an output reads; None only at the ends.
+        fill: what stands where none is read.
+        shift: of padding, per axis: an output lies so many voxels before the input of its number.
+    """
 
     index: tuple[Index, ...]
     fill: float = 0.0
+    shift: tuple[int, ...] | None = None
+
+    def seen(self, out: Box) -> Box:
+        """Of padding: where the outputs lie among the inputs, beyond them too."""
+        return out.relative_to(self.shift or (0,) * out.ndim)
 
     def need(self, out: Box) -> Needs:
         """See `Rule`. A box that reads nothing still reads one voxel, for the shape."""
@@ -81,9 +92,9 @@ def _pad(call: Call) -> Gather:
     def index(before: int, length: int) -> Index:
         return lambda o: padded(o - before, length)
 
-    befores = sides[2 * call.ndim - 2 :: -2]  # torch lists the last axis first
+    befores = tuple(sides[2 * call.ndim - 2 :: -2])  # torch lists the last axis first
     axes = zip(befores, call.sizes[0], strict=True)
-    return Gather(tuple(index(before, n) for before, n in axes), float(fill or 0))
+    return Gather(tuple(index(before, n) for before, n in axes), float(fill or 0), befores)
 
 
 @rule(ATEN.slice.Tensor)

@@ -82,12 +82,14 @@ class Plan:
         return ForwardPrice(*count_pass(plan, window), self.program.weight_bytes)
 
 
-def run_plan(plan: Plan, window: Tensor) -> Tensor:
-    """Step after step, without slabs."""
+def run_plan(plan: Plan, window: Tensor, after: Callable[[], object] | None = None) -> Tensor:
+    """Step after step, without slabs; `after` is called behind each."""
     alive = _Alive(plan, window)
     del window
     for step in plan.steps:
         alive.make(step)
+        if after is not None:
+            after()
     return alive.tensors[plan.program.outputs[0]]
 
 
