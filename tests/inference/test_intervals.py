@@ -53,6 +53,34 @@ def pads(mode):
     return Net(lambda net, x: net.c(functional.pad(x, (3, 2, 1, 3), mode=mode)), c=nn.Conv2d(1, 2, 3))
 
 
+class Pix2pix(nn.Module):
+    """The U-Net of pix2pix: strided convolutions down and transposed ones up, of even kernels."""
+
+    def __init__(self, depth, width=2):
+        super().__init__()
+        self.down = nn.ModuleList(nn.Conv2d(width if i else 1, width, 4, 2, 1) for i in range(depth))
+        self.up = nn.ModuleList(
+            nn.ConvTranspose2d(width if i == depth - 1 else 2 * width, width if i else 1, 4, 2, 1) for i in range(depth)
+        )
+
+    def forward(self, image):
+        skips = []
+        for down in self.down:
+            image = functional.leaky_relu(down(image), 0.2)
+            skips.append(image)
+        skips.pop()
+        for up in reversed(self.up):
+            image = up(image)
+            image = torch.cat([image, skips.pop()], 1) if skips else image
+        return image
+
+
+def patchgan():
+    """8 voxels in, 1 out."""
+    layers = [nn.Conv2d(1 if i == 0 else 2, 2, 4, 2 if i < 3 else 1, 1) for i in range(5)]
+    return nn.Sequential(*(part for conv in layers for part in (conv, nn.LeakyReLU(0.2))))
+
+
 def bn(channels):
     norm = nn.BatchNorm2d(channels)
     norm.running_mean.uniform_(-1, 1)
@@ -89,28 +117,49 @@ SMALL = {
     "pixel shuffle": nn.Sequential(conv(1, 8), nn.PixelShuffle(2), conv(2, 1)),
     "dense": Net(
         lambda net, x: net.c(torch.cat([net.b(torch.cat([x, a := net.a(x)], 1)), a, x], 1)),
-        a=conv(1, 2), b=conv(3, 2, 7), c=conv(5, 1)),
+        a=conv(1, 2),
+        b=conv(3, 2, 7),
+        c=conv(5, 1),
+    ),
     "milesial": Net(milesial, down=conv(1, 2), out=conv(3, 1)),
     "used twice before a norm": Net(twice_before_norm, a=conv(1, 2), norm=bn(2)),
     "batch norm": nn.Sequential(conv(1, 3), bn(3), nn.ReLU(), conv(3, 1)),
     "activations": nn.Sequential(
-        conv(1, 4), nn.PReLU(4), nn.ELU(), nn.GELU(), nn.LeakyReLU(), nn.Tanh(), nn.Softmax(1)),
+        conv(1, 4), nn.PReLU(4), nn.ELU(), nn.GELU(), nn.LeakyReLU(), nn.Tanh(), nn.Softmax(1)
+    ),
     "chunks": Net(lambda net, x: (p := net.c(x).chunk(2, 1))[0] * p[1].sigmoid(), c=conv(1, 4)),
     "argmax": Net(lambda net, x: net.c(x).argmax(1, keepdim=True).to(x.dtype), c=conv(1, 4)),
     "a constant as large as the volume": Net(
-        lambda net, x: net.c(x * net.place), c=conv(1, 1), place=nn.Parameter(torch.rand(1, 1, 37, 41))),
-    "coordinates": Net(lambda net, x: net.c(torch.cat([x, torch.linspace(0, 1, x.shape[3]).expand_as(x).to(x)], 1)),
-                       c=conv(2, 1)),
+        lambda net, x: net.c(x * net.place), c=conv(1, 1), place=nn.Parameter(torch.rand(1, 1, 37, 41))
+    ),
+    "coordinates": Net(
+        lambda net, x: net.c(torch.cat([x, torch.linspace(0, 1, x.shape[3]).expand_as(x).to(x)], 1)), c=conv(2, 1)
+    ),
+    "two plain convolutions, in slabs": nn.Sequential(conv(1, 2), nn.ReLU(), conv(2, 2, 5), nn.ReLU(), conv(2, 1)),
+    "corners of a network": Net(
+        lambda net, x: net.c(functional.interpolate(net.a(x), scale_factor=2, mode="bilinear", align_corners=True)),
+        a=conv(1, 2),
+        c=conv(2, 1),
+    ),
+}
+BUILT = {
+    "pix2pix": (lambda: Pix2pix(4), (96, 112)),
+    "PatchGAN": (patchgan, (136, 120)),
 }  # fmt: skip
 PRESETS = {
     "unet2d_l4": ({"levels": 4}, (144, 152)),
     "unet2d_l4 bilinear": ({"levels": 4, "upsampling": "bilinear"}, (144, 152)),
-    "unet2d_l4 transposed": ({"levels": 4, "upsampling": "transposed"}, (144, 152)),
+    "unet2d_l4 nearest": ({"levels": 4, "upsampling": "nearest"}, (144, 152)),
+    "unet2d_l4 strided": ({"downsampling": "strided"}, (144, 152)),
+    "unet2d_l4 anisotropic": ({"pooling": ((1, 2), (2, 2), (3, 2))}, (120, 152)),
+    "unet3d_l3 bilinear": ({"upsampling": "bilinear"}, (12, 12, 84)),
+    "unet3d_l3 nearest, strided": ({"upsampling": "nearest", "downsampling": "strided"}, (12, 84, 12)),
     "unet2d_l4_valid": ({}, (188, 204)),
     "unet3d_l3": ({}, (20, 24, 108)),
     "unet3d_l3_valid": ({}, (60, 60, 108)),
     "unet3d_l4_aniso": ({}, (16, 24, 136)),
     "resnet6_2d": ({}, (80, 136)),
+    "resnet6_2d nearest": ({"upsampling": "nearest"}, (80, 136)),
     "resnet6_3d": ({"width": 1}, (12, 16, 100)),
 }
 
@@ -119,15 +168,25 @@ def network_of(name):
     torch.manual_seed(0)
     if name in SMALL:
         return SMALL[name].double().eval(), (37, 41)
+    if name in BUILT:
+        build, shape = BUILT[name]
+        return build().double().eval(), shape
     options, shape = PRESETS[name]
     made = preset(name.split()[0], **({"width": 2} | options))
     return build_random(made, seed=1).double().eval(), shape
 
 
 def blocks_of(shape, seed=0):
-    """Faces, edges and corners, one to three voxels off them, and random ones of extents 1 to 20."""
-    for corner in itertools.product(*[(0, 2, max(0, n - 5), n // 2) for n in shape]):
-        yield Box(corner, tuple(min(n, c + 5) for c, n in zip(corner, shape, strict=True)))
+    """Of 1 to 3 voxels at faces, edges and corners and 1 to 3 voxels off them; random ones of 1 to 20; the whole."""
+    places = itertools.product(range(5), repeat=len(shape))
+    for number, place in enumerate(itertools.islice(places, 0, None, 1 if len(shape) == 2 else 2)):
+        sides = [
+            (0, 1 + number % 3, n // 2, max(0, n - 1 - extent - number // 3 % 3), max(0, n - extent))
+            for n in shape
+            for extent in [1 + number % 3]
+        ]
+        start = tuple(side[p] for side, p in zip(sides, place, strict=True))
+        yield Box(start, tuple(min(n, a + 1 + number % 3) for a, n in zip(start, shape, strict=True)))
     yield Box.from_shape(shape)
     random = np.random.default_rng(seed)
     for _ in range(20):
@@ -136,7 +195,7 @@ def blocks_of(shape, seed=0):
         yield Box(tuple(start), tuple(a + e for a, e in zip(start, extent, strict=True)))
 
 
-@pytest.mark.parametrize("name", [*SMALL, *PRESETS])
+@pytest.mark.parametrize("name", [*SMALL, *BUILT, *PRESETS])
 def test_a_block_is_that_block_of_the_whole(name):
     network, shape = network_of(name)
     volume = torch.randn(1, 1, *shape, dtype=torch.float64)
@@ -157,3 +216,44 @@ def test_a_block_is_that_block_of_the_whole(name):
 def test_an_operation_without_a_rule_is_named():
     with pytest.raises(CannotCapture, match=r"fft.*of module .*1"):
         capture(nn.Sequential(conv(1, 1), Net(lambda _, x: torch.fft.fft2(x).real)), (16, 16))
+
+
+def unet(levels, **changes):
+    return preset("unet2d_l4", width=2, levels=levels, **changes)
+
+
+def valid(levels, **changes):
+    return preset("unet2d_l4_valid", width=2, levels=levels, **changes)
+
+
+def resnet(blocks, upsampling):
+    return preset("resnet6_2d", width=2, blocks=blocks, upsampling=upsampling)
+
+
+# period, need before and after, computed by hand: the rows that the probe finds by running (tests/models/test_probe.py)
+NEEDS = {
+    "U-Net L3": (unet(3), 4, 22, 22, 0),
+    "U-Net L5": (unet(5), 16, 94, 94, 0),
+    "U-Net L4 nearest": (unet(4, upsampling="nearest"), 8, 46, 46, 0),
+    "U-Net L3 bilinear": (unet(3, upsampling="bilinear"), 4, 26, 26, 0),
+    "U-Net L4 bilinear": (unet(4, upsampling="bilinear"), 8, 54, 54, 0),
+    "U-Net L3 valid": (valid(3), 4, 0, 40, 0),
+    "U-Net L4 valid": (valid(4), 8, 0, 92, 4),
+    "U-Net L4 valid bilinear": (valid(4, upsampling="bilinear"), 8, 8, 100, 4),
+    "ResNet-6": (resnet(6, "transposed"), 4, 58, 59, 0),
+    "ResNet-9 nearest": (resnet(9, "nearest"), 4, 86, 83, 0),
+    "ResNet-6 bilinear": (resnet(6, "bilinear"), 4, 66, 63, 0),
+    "U-Net L4 strided": (unet(4, downsampling="strided"), 8, 53, 46, 0),
+    "U-Net L3 pooled by 3": (unet(3, pooling=((3, 3), (3, 3))), 9, 35, 35, 0),
+}
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_an_aligned_block_reads_what_was_computed_by_hand(name):
+    architecture, period, before, after, size_class = NEEDS[name]
+    with torch.device("meta"):
+        network = architecture.build().eval()
+    length = period * (640 // period) + size_class
+    a, b = 160 // period * period, 160 // period * period + 4 * period
+    read = capture(network, (length, length)).plan(Box((a, a), (b, b))).read
+    assert read == Box((a - before,) * 2, (b + after,) * 2)
