@@ -124,6 +124,8 @@ SMALL = {
     "milesial": Net(milesial, down=conv(1, 2), out=conv(3, 1)),
     "used twice before a norm": Net(twice_before_norm, a=conv(1, 2), norm=bn(2)),
     "batch norm": nn.Sequential(conv(1, 3), bn(3), nn.ReLU(), conv(3, 1)),
+    "an activation first": nn.Sequential(nn.ReLU(), conv(1, 2)),
+    "an activation of a view": Net(lambda net, x: net.c(x[:, :, 2:].relu()), c=conv(1, 2)),
     "activations": nn.Sequential(
         conv(1, 4), nn.PReLU(4), nn.ELU(), nn.GELU(), nn.LeakyReLU(), nn.Tanh(), nn.Softmax(1)
     ),
