@@ -79,7 +79,7 @@ def per_voxel(call: Call, operation: Callable[..., Any] | None = None) -> Pointw
 
 def _given(value: Any, out: Box, size: Sequence[int], inputs: Sequence[Tensor]) -> Any:
     """An argument on the box. Not inside `run`: a function that calls itself there would hold the inputs until
-    Python's garbage collector comes by, which was a quarter of the peak of a 2D U-Net."""
+    Python's garbage collector comes by, which was two fifths of the peak of a 2D U-Net."""
     if isinstance(value, Volume):
         return inputs[value.number]
     if isinstance(value, _Spread):
