@@ -188,9 +188,9 @@ def test_the_count_itself_needs_no_compiler():
     """torch's compiler takes seconds to import; every dispatch mode asks for it unless it says otherwise."""
     script = (
         "import sys, torch\n"
-        "from volpipe.inference.price import _count\n"
+        "from volpipe.inference.price import count_pass\n"
         "network = torch.nn.Conv3d(1, 2, 3).to('meta')\n"
-        "assert _count(network, torch.empty(1, 1, 8, 8, 8, device='meta'))[0] == 2 * 2 * 27 * 6**3\n"
+        "assert count_pass(network, torch.empty(1, 1, 8, 8, 8, device='meta'))[0] == 2 * 2 * 27 * 6**3\n"
         "assert 'torch._dynamo' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -24,6 +24,7 @@ COMMANDS = {
     "pyramid": "Build the coarser levels of a volume.",
     "audit": "Compute boxes of a finished product again, and say whether it is exact.",
     "probe": "Find the context and alignment that a network needs.",
+    "explain": "Show what a block needs of every layer of a network, and what that costs.",
     "bench": "Measure every stitching mode on this machine.",
     "info": "Say what a volume is.",
     "validate": "Check a volume's metadata, and its voxels with --deep.",

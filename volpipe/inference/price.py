@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,7 @@ class ForwardPrice:
     weight_bytes: int
 
 
-class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up operations by torch's own formulas, and the bytes of the storages alive; `peak` is the largest sum seen.
 
     Not `FlopCounterMode`: as every mode does by default it imports torch's compiler (2.2 s). Some operations on meta
@@ -57,6 +57,7 @@ class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return False
 
     def count(self, tensor: Tensor) -> None:
+        """Take a tensor's storage as alive, until it dies."""
         storage = tensor.untyped_storage()
         if storage in self._seen:
             return
@@ -107,7 +108,7 @@ def forward_price(model: Model, shape: Sequence[int], batch: int, precision: Pre
     size = (batch, model.in_channels, *shape)
     try:
         network = copy.deepcopy(model.network).to("meta", precision.compute)
-        flops, peak = _count(network, torch.empty(size, dtype=precision.compute, device="meta"))
+        flops, peak = count_pass(network, torch.empty(size, dtype=precision.compute, device="meta"))
     except (AssertionError, NotImplementedError, RuntimeError):  # TorchScript, tensors made without device=
         flops, peak = _count_small(model, size, precision)
     if precision.compute != precision.storage:
@@ -137,7 +138,7 @@ def _count_small(model: Model, size: tuple[int, ...], precision: Precision) -> t
     small = (*size[:2], *(min(n, axis.admissible(SMALL_TILE)) for n, axis in zip(size[2:], axes, strict=True)))
     network, tile = copy.deepcopy(model.network).to(precision.storage), torch.zeros(small, dtype=precision.storage)
     try:
-        flops, peak = _count(network, tile)
+        flops, peak = count_pass(network, tile)
     except Exception as error:  # a user's network may raise anything
         why = reason(_uncounted(network, tile) or error)
         raise ModelError(f"the network fails on a tile of {small[2:]} voxels ({why}); check --period") from error
@@ -156,8 +157,9 @@ def _uncounted(network: torch.nn.Module, x: Tensor) -> Exception | None:
 
 
 @torch.no_grad()
-def _count(network: torch.nn.Module, x: Tensor) -> tuple[float, int]:
-    with _Count() as counted:
+def count_pass(network: Callable[[Tensor], Any], x: Tensor) -> tuple[float, int]:
+    """Floating-point operations and peak bytes of network(x), `x` included; on meta tensors nothing is computed."""
+    with Count() as counted:
         counted.count(x)
         network(x)
     return float(counted.flops), counted.peak

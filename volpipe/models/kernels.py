@@ -15,7 +15,9 @@ operations through private passes alone, and a frozen one is tied to a device an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -30,6 +32,19 @@ _LIBRARY.define(  # type: ignore[no-untyped-call]
 )
 
 
+_AS_WRITTEN = ContextVar("as_written", default=False)
+
+
+@contextmanager
+def as_written() -> Iterator[None]:
+    """Inside, `conv3d` is torch's own: who traces a network meets a convolution, not the kernel's steps."""
+    token = _AS_WRITTEN.set(True)
+    try:
+        yield
+    finally:
+        _AS_WRITTEN.reset(token)
+
+
 def conv3d(
     image: Tensor,
     weight: Tensor,
@@ -42,7 +57,7 @@ def conv3d(
     """`functional.conv3d` with its arguments, on the kernel that is fast for these."""
     stride, dilation = _triple(stride), _triple(dilation)
     sides = _sides(padding, weight, dilation)
-    if not _on_gpu(image):
+    if not (_on_gpu(image) or _AS_WRITTEN.get()):
         if {*weight.shape[2:], *stride, groups} == {1} and not any(sides):
             return _over_channels(image, weight, bias)
         if image.ndim == 5 and _compute_dtype(image) == torch.float32 and _has_onednn():

@@ -1,0 +1,261 @@
+"""The law of interval execution: in float64 a block equals that block of the network on the whole volume."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from volpipe.geometry import Box
+from volpipe.inference.intervals import capture
+from volpipe.inference.intervals.rule import CannotCapture
+from volpipe.models.architecture import build_random
+from volpipe.models.presets import preset
+
+EXACT = 1e-12  # std of the whole result
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding=.same. with even kernel lengths")
+
+
+class Net(nn.Module):
+    """A network of a function and the modules it uses."""
+
+    def __init__(self, function, **modules):
+        super().__init__()
+        self.function = function
+        for name, module in modules.items():
+            setattr(self, name, module)
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+def conv(i, o, k=3, **options):
+    return nn.Conv2d(i, o, k, **{"padding": k // 2} | options)
+
+
+def milesial(net, x):
+    """Up to an odd size, padded to the skip's."""
+    down = net.down(functional.max_pool2d(x, 2))
+    up = functional.interpolate(down, scale_factor=2, mode="bilinear", align_corners=True)
+    left, top = x.shape[3] - up.shape[3], x.shape[2] - up.shape[2]
+    up = functional.pad(up, [left // 2, left - left // 2, top // 2, top - top // 2])
+    return net.out(torch.cat([x, up], 1))
+
+
+def twice_before_norm(net, x):
+    y = net.a(x)
+    return functional.relu(net.norm(y)) + y
+
+
+def pads(mode):
+    return Net(lambda net, x: net.c(functional.pad(x, (3, 2, 1, 3), mode=mode)), c=nn.Conv2d(1, 2, 3))
+
+
+class Pix2pix(nn.Module):
+    """The U-Net of pix2pix: strided convolutions down and transposed ones up, of even kernels."""
+
+    def __init__(self, depth, width=2):
+        super().__init__()
+        self.down = nn.ModuleList(nn.Conv2d(width if i else 1, width, 4, 2, 1) for i in range(depth))
+        self.up = nn.ModuleList(
+            nn.ConvTranspose2d(width if i == depth - 1 else 2 * width, width if i else 1, 4, 2, 1) for i in range(depth)
+        )
+
+    def forward(self, image):
+        skips = []
+        for down in self.down:
+            image = functional.leaky_relu(down(image), 0.2)
+            skips.append(image)
+        skips.pop()
+        for up in reversed(self.up):
+            image = up(image)
+            image = torch.cat([image, skips.pop()], 1) if skips else image
+        return image
+
+
+def patchgan():
+    """8 voxels in, 1 out."""
+    layers = [nn.Conv2d(1 if i == 0 else 2, 2, 4, 2 if i < 3 else 1, 1) for i in range(5)]
+    return nn.Sequential(*(part for conv in layers for part in (conv, nn.LeakyReLU(0.2))))
+
+
+def bn(channels):
+    norm = nn.BatchNorm2d(channels)
+    norm.running_mean.uniform_(-1, 1)
+    norm.running_var.uniform_(0.5, 2)
+    return norm
+
+
+SMALL = {
+    "strided": nn.Sequential(nn.Conv2d(1, 2, 3, 2, 1), nn.Conv2d(2, 2, 4, 2, 1)),
+    "dilated": nn.Sequential(nn.Conv2d(1, 2, 3, padding=4, dilation=4), nn.Conv2d(2, 1, 5)),
+    "even same": nn.Conv2d(1, 2, (4, 2), padding="same"),
+    "max pool padded": nn.Sequential(nn.Conv2d(1, 2, 1), Net(lambda _, x: x - 50), nn.MaxPool2d(3, 2, 1)),
+    "max pool ceil": nn.MaxPool2d(3, 2, ceil_mode=True),
+    "avg pool padded": nn.AvgPool2d(3, 2, 1),
+    "avg pool padded, volume counted": nn.AvgPool2d(3, 2, 1, count_include_pad=False),
+    "avg pool ceil": nn.AvgPool2d(3, 2, 1, ceil_mode=True),
+    "transposed": nn.Sequential(nn.Conv2d(1, 2, 2, 2), nn.ConvTranspose2d(2, 2, 3, 2, 1, output_padding=1)),
+    "transposed, wide": nn.ConvTranspose2d(1, 2, 5, 3, 1, dilation=2),
+    "transposed, gaps": nn.ConvTranspose2d(1, 1, 1, 3),
+    "reflect": pads("reflect"),
+    "replicate": pads("replicate"),
+    "circular": pads("circular"),
+    "constant": Net(lambda net, x: net.c(functional.pad(x, (3, -2, -1, 3), value=2.0)), c=nn.Conv2d(1, 2, 3)),
+    "roll": Net(lambda net, x: net.c(x.roll((3, -2), (2, 3))), c=conv(1, 2)),
+    "flip": Net(lambda net, x: net.c(x) + x.flip(3), c=conv(1, 1)),
+    "slice": Net(lambda net, x: net.c(x)[:, :, 3:-2, 1::2], c=conv(1, 2)),
+    "nearest": Net(lambda net, x: net.c(functional.interpolate(x, scale_factor=2)), c=conv(1, 2)),
+    "nearest by a size": Net(lambda net, x: net.c(functional.interpolate(x, size=(50, 29))), c=conv(1, 2)),
+    "linear": Net(lambda net, x: functional.interpolate(net.c(x), scale_factor=2, mode="bilinear"), c=conv(1, 2)),
+    "linear by 3": Net(lambda net, x: functional.interpolate(net.c(x), scale_factor=3, mode="bilinear"), c=conv(1, 2)),
+    "linear by 1.5": Net(lambda _, x: functional.interpolate(x, scale_factor=1.5, mode="bilinear")),
+    "linear by a size": Net(lambda _, x: functional.interpolate(x, size=(50, 29), mode="bilinear")),
+    "corners": Net(lambda _, x: functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)),
+    "pixel shuffle": nn.Sequential(conv(1, 8), nn.PixelShuffle(2), conv(2, 1)),
+    "dense": Net(
+        lambda net, x: net.c(torch.cat([net.b(torch.cat([x, a := net.a(x)], 1)), a, x], 1)),
+        a=conv(1, 2),
+        b=conv(3, 2, 7),
+        c=conv(5, 1),
+    ),
+    "milesial": Net(milesial, down=conv(1, 2), out=conv(3, 1)),
+    "used twice before a norm": Net(twice_before_norm, a=conv(1, 2), norm=bn(2)),
+    "batch norm": nn.Sequential(conv(1, 3), bn(3), nn.ReLU(), conv(3, 1)),
+    "an activation first": nn.Sequential(nn.ReLU(), conv(1, 2)),
+    "an activation of a view": Net(lambda net, x: net.c(x[:, :, 2:].relu()), c=conv(1, 2)),
+    "activations": nn.Sequential(
+        conv(1, 4), nn.PReLU(4), nn.ELU(), nn.GELU(), nn.LeakyReLU(), nn.Tanh(), nn.Softmax(1)
+    ),
+    "chunks": Net(lambda net, x: (p := net.c(x).chunk(2, 1))[0] * p[1].sigmoid(), c=conv(1, 4)),
+    "argmax": Net(lambda net, x: net.c(x).argmax(1, keepdim=True).to(x.dtype), c=conv(1, 4)),
+    "a constant as large as the volume": Net(
+        lambda net, x: net.c(x * net.place), c=conv(1, 1), place=nn.Parameter(torch.rand(1, 1, 37, 41))
+    ),
+    "coordinates": Net(
+        lambda net, x: net.c(torch.cat([x, torch.linspace(0, 1, x.shape[3]).expand_as(x).to(x)], 1)), c=conv(2, 1)
+    ),
+    "two plain convolutions, in slabs": nn.Sequential(conv(1, 2), nn.ReLU(), conv(2, 2, 5), nn.ReLU(), conv(2, 1)),
+    "corners of a network": Net(
+        lambda net, x: net.c(functional.interpolate(net.a(x), scale_factor=2, mode="bilinear", align_corners=True)),
+        a=conv(1, 2),
+        c=conv(2, 1),
+    ),
+}
+BUILT = {
+    "pix2pix": (lambda: Pix2pix(4), (96, 112)),
+    "PatchGAN": (patchgan, (136, 120)),
+}  # fmt: skip
+PRESETS = {
+    "unet2d_l4": ({"levels": 4}, (144, 152)),
+    "unet2d_l4 bilinear": ({"levels": 4, "upsampling": "bilinear"}, (144, 152)),
+    "unet2d_l4 nearest": ({"levels": 4, "upsampling": "nearest"}, (144, 152)),
+    "unet2d_l4 strided": ({"downsampling": "strided"}, (144, 152)),
+    "unet2d_l4 anisotropic": ({"pooling": ((1, 2), (2, 2), (3, 2))}, (120, 152)),
+    "unet3d_l3 bilinear": ({"upsampling": "bilinear"}, (12, 12, 84)),
+    "unet3d_l3 nearest, strided": ({"upsampling": "nearest", "downsampling": "strided"}, (12, 84, 12)),
+    "unet2d_l4_valid": ({}, (188, 204)),
+    "unet3d_l3": ({}, (20, 24, 108)),
+    "unet3d_l3_valid": ({}, (60, 60, 108)),
+    "unet3d_l4_aniso": ({}, (16, 24, 136)),
+    "resnet6_2d": ({}, (80, 136)),
+    "resnet6_2d nearest": ({"upsampling": "nearest"}, (80, 136)),
+    "resnet6_3d": ({"width": 1}, (12, 16, 100)),
+}
+
+
+def network_of(name):
+    torch.manual_seed(0)
+    if name in SMALL:
+        return SMALL[name].double().eval(), (37, 41)
+    if name in BUILT:
+        build, shape = BUILT[name]
+        return build().double().eval(), shape
+    options, shape = PRESETS[name]
+    made = preset(name.split()[0], **({"width": 2} | options))
+    return build_random(made, seed=1).double().eval(), shape
+
+
+def blocks_of(shape, seed=0):
+    """Of 1 to 3 voxels at faces, edges and corners and 1 to 3 voxels off them; random ones of 1 to 20; the whole."""
+    places = itertools.product(range(5), repeat=len(shape))
+    for number, place in enumerate(itertools.islice(places, 0, None, 1 if len(shape) == 2 else 2)):
+        sides = [
+            (0, 1 + number % 3, n // 2, max(0, n - 1 - extent - number // 3 % 3), max(0, n - extent))
+            for n in shape
+            for extent in [1 + number % 3]
+        ]
+        start = tuple(side[p] for side, p in zip(sides, place, strict=True))
+        yield Box(start, tuple(min(n, a + 1 + number % 3) for a, n in zip(start, shape, strict=True)))
+    yield Box.from_shape(shape)
+    random = np.random.default_rng(seed)
+    for _ in range(20):
+        extent = [int(random.integers(1, min(n, 20) + 1)) for n in shape]
+        start = [int(random.integers(0, n - e + 1)) for n, e in zip(shape, extent, strict=True)]
+        yield Box(tuple(start), tuple(a + e for a, e in zip(start, extent, strict=True)))
+
+
+@pytest.mark.parametrize("name", [*SMALL, *BUILT, *PRESETS])
+def test_a_block_is_that_block_of_the_whole(name):
+    network, shape = network_of(name)
+    volume = torch.randn(1, 1, *shape, dtype=torch.float64)
+    with torch.no_grad():
+        whole = network(volume)
+    program, before = capture(network, shape), volume.clone()
+    assert program.shape == tuple(whole.shape[2:])
+    worst = 0.0
+    for block in blocks_of(program.shape):
+        plan = program.plan(block)
+        made = plan(volume[(..., *plan.read.slices)])
+        assert made.shape[2:] == block.shape
+        worst = max(worst, float((made - whole[(..., *block.slices)]).abs().max()))
+    assert worst <= EXACT * float(whole.std())
+    assert torch.equal(volume, before)
+
+
+def test_an_operation_without_a_rule_is_named():
+    with pytest.raises(CannotCapture, match=r"fft.*of module .*1"):
+        capture(nn.Sequential(conv(1, 1), Net(lambda _, x: torch.fft.fft2(x).real)), (16, 16))
+
+
+def unet(levels, **changes):
+    return preset("unet2d_l4", width=2, levels=levels, **changes)
+
+
+def valid(levels, **changes):
+    return preset("unet2d_l4_valid", width=2, levels=levels, **changes)
+
+
+def resnet(blocks, upsampling):
+    return preset("resnet6_2d", width=2, blocks=blocks, upsampling=upsampling)
+
+
+# period, need before and after, computed by hand: the rows that the probe finds by running (tests/models/test_probe.py)
+NEEDS = {
+    "U-Net L3": (unet(3), 4, 22, 22, 0),
+    "U-Net L5": (unet(5), 16, 94, 94, 0),
+    "U-Net L4 nearest": (unet(4, upsampling="nearest"), 8, 46, 46, 0),
+    "U-Net L3 bilinear": (unet(3, upsampling="bilinear"), 4, 26, 26, 0),
+    "U-Net L4 bilinear": (unet(4, upsampling="bilinear"), 8, 54, 54, 0),
+    "U-Net L3 valid": (valid(3), 4, 0, 40, 0),
+    "U-Net L4 valid": (valid(4), 8, 0, 92, 4),
+    "U-Net L4 valid bilinear": (valid(4, upsampling="bilinear"), 8, 8, 100, 4),
+    "ResNet-6": (resnet(6, "transposed"), 4, 58, 59, 0),
+    "ResNet-9 nearest": (resnet(9, "nearest"), 4, 86, 83, 0),
+    "ResNet-6 bilinear": (resnet(6, "bilinear"), 4, 66, 63, 0),
+    "U-Net L4 strided": (unet(4, downsampling="strided"), 8, 53, 46, 0),
+    "U-Net L3 pooled by 3": (unet(3, pooling=((3, 3), (3, 3))), 9, 35, 35, 0),
+}
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_an_aligned_block_reads_what_was_computed_by_hand(name):
+    architecture, period, before, after, size_class = NEEDS[name]
+    with torch.device("meta"):
+        network = architecture.build().eval()
+    length = period * (640 // period) + size_class
+    a, b = 160 // period * period, 160 // period * period + 4 * period
+    read = capture(network, (length, length)).plan(Box((a, a), (b, b))).read
+    assert read == Box((a - before,) * 2, (b + after,) * 2)

@@ -1,0 +1,163 @@
+"""From a network to its program: `torch.export` of the whole-volume call, on meta tensors of any size."""
+
+from __future__ import annotations
+
+import copy
+import operator
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from volpipe.errors import reason
+from volpipe.inference.intervals import gather, pointwise, transposed, upsample, window  # noqa: F401  (their rules)
+from volpipe.inference.intervals.program import Program, Step
+from volpipe.inference.intervals.rule import Call, CannotCapture, Volume, rule_of
+from volpipe.models import kernels
+from volpipe.models.external import OF_TORCH
+
+
+def capture(network: nn.Module, shape: Sequence[int], in_channels: int = 1) -> Program:
+    """The program of a network on a volume.
+
+    Args:
+        network: in evaluation mode; its weights are used, not copied.
+        shape: spatial size of the volume; no memory is taken for it.
+        in_channels: of the volume.
+
+    Raises:
+        CannotCapture: torch cannot export it (TorchScript, branches on values, a size that it does not take), or
+            one of its operations has no rule.
+    """
+    exported = _exported(network, (1, in_channels, *shape))
+    reader = _Reader(len(shape), _tensors_of(exported, network), _device(network))
+    for node in exported.graph.nodes:
+        reader.read(node)
+    return Program(tuple(reader.steps), tuple(reader.sizes), tuple(reader.outputs), in_channels, _dtype(network))
+
+
+def _exported(network: nn.Module, shape: tuple[int, ...]) -> Any:
+    image = torch.empty(shape, dtype=_dtype(network), device="meta")
+    warnings.filterwarnings("ignore", OF_TORCH, FutureWarning)
+    try:
+        twin = copy.deepcopy(network).to("meta")
+        with torch.no_grad(), kernels.as_written():
+            program = torch.export.export(twin, (image,), strict=False)
+            return program.run_decompositions({})  # an empty table: batch norms for inference, the rest whole
+    except CannotCapture:
+        raise
+    except Exception as error:  # torch.export raises whatever the network's code does
+        raise CannotCapture(f"torch.export cannot trace it on {shape[2:]} voxels: {reason(error)}") from error
+
+
+def _tensors_of(exported: Any, network: nn.Module) -> dict[str, Tensor]:
+    """By the name of a graph's input: the network's own weights and constants."""
+    signature = exported.graph_signature
+    state = dict(network.named_parameters(remove_duplicate=False)) | dict(network.named_buffers(remove_duplicate=False))
+    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    found = {place: state[name].detach() for place, name in names.items()}
+    constants = signature.inputs_to_lifted_tensor_constants
+    return found | {place: exported.constants[name] for place, name in constants.items()}
+
+
+def _dtype(network: nn.Module) -> torch.dtype:
+    return next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
+
+
+def _device(network: nn.Module) -> torch.device:
+    return next((p.device for p in network.parameters()), torch.device("cpu"))
+
+
+@dataclass
+class _Reader:
+    """Reads a graph node by node. Volumetric tensors have numbers, everything else is computed at once."""
+
+    ndim: int
+    given: Mapping[str, Tensor]
+    device: torch.device
+    steps: list[Step] = field(default_factory=list)
+    sizes: list[tuple[int, ...]] = field(default_factory=list)
+    outputs: list[int] = field(default_factory=list)
+    numbers: dict[fx.Node, int] = field(default_factory=dict)
+    constants: dict[fx.Node, Any] = field(default_factory=dict)
+    several: set[fx.Node] = field(default_factory=set)  # operations whose result is a tuple
+
+    def read(self, node: fx.Node) -> None:
+        """Take one more node."""
+        if node.op == "placeholder":
+            self._read_input(node)
+        elif node.op == "output":
+            self._read_output(node)
+        elif node.target is operator.getitem and (whole := node.all_input_nodes[0]) in self.several:
+            self._add(node, whole, pick=node.args[1])
+        elif node.meta.get("val") is None and not node.users:
+            return  # a check of types, which were checked now
+        elif not any(each in self.numbers for each in node.all_input_nodes):
+            self.constants[node] = self._computed(node)
+        elif isinstance(node.meta["val"], list | tuple):
+            self.several.add(node)
+        else:
+            self._add(node, node)
+
+    def _read_input(self, node: fx.Node) -> None:
+        if node.name in self.given:
+            self.constants[node] = self.given[node.name]
+        else:
+            self._number(node, node.meta["val"])
+
+    def _read_output(self, node: fx.Node) -> None:
+        outputs = node.all_input_nodes
+        if len(outputs) != 1 or outputs[0] not in self.numbers:
+            raise CannotCapture(f"it returns {len(outputs)} tensors; a network returns one image")
+        self.outputs = [self.numbers[outputs[0]]]
+
+    def _number(self, node: fx.Node, value: Tensor) -> int:
+        self.numbers[node] = len(self.sizes)
+        self.sizes.append(tuple(value.shape[2:]))
+        return self.numbers[node]
+
+    def _computed(self, node: fx.Node) -> Any:
+        kwargs = dict(node.kwargs) | ({"device": self.device} if "device" in node.kwargs else {})
+        args, kwargs = fx.node.map_arg((node.args, kwargs), lambda each: self.constants[each])
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+
+    def _add(self, node: fx.Node, operation: fx.Node, pick: Any = None) -> None:
+        value, where = node.meta["val"], _module(operation)
+        if value.ndim != self.ndim + 2:
+            name = f"{operation.target} of module {where or 'the network itself'}"
+            raise CannotCapture(f"operation {name} gives {value.ndim} axes of {self.ndim + 2}")
+        inputs = [each for each in operation.all_input_nodes if each in self.numbers]
+        sizes = tuple(self.sizes[self.numbers[each]] for each in inputs)
+        places = {each: Volume(number) for number, each in enumerate(inputs)}
+
+        def stand_in(each: fx.Node) -> Any:
+            return places[each] if each in places else self.constants[each]
+
+        args, kwargs = _mapped(operation.args, stand_in), _mapped(operation.kwargs, stand_in)
+        call = Call(operation.target, args, kwargs, sizes, tuple(value.shape[2:]), where, value.dtype, pick)
+        numbers = tuple(self.numbers[each] for each in inputs)
+        self.steps.append(Step(self._number(node, value), numbers, rule_of(call), call))
+
+
+def _mapped(value: Any, function: Any) -> Any:
+    """`fx.node.map_arg`, which would make lists of its own kind."""
+    if isinstance(value, fx.Node):
+        return function(value)
+    if isinstance(value, Mapping):
+        return {name: _mapped(each, function) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return (
+            type(value)(_mapped(each, function) for each in value)
+            if type(value) in (list, tuple)
+            else [_mapped(each, function) for each in value]
+        )
+    return value
+
+
+def _module(node: fx.Node) -> str:
+    """The path of the module that calls an operation."""
+    stack: Iterator[Any] = iter(reversed((node.meta.get("nn_module_stack") or {"": ("", None)}).values()))
+    return str(next(stack)[0])
