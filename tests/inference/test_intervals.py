@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from zoo import Net, Pix2pix, patchgan
 
 from volpipe.geometry import Box
 from volpipe.inference.intervals import capture
@@ -16,19 +17,6 @@ from volpipe.models.presets import preset
 
 EXACT = 1e-12  # std of the whole result
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding=.same. with even kernel lengths")
-
-
-class Net(nn.Module):
-    """A network of a function and the modules it uses."""
-
-    def __init__(self, function, **modules):
-        super().__init__()
-        self.function = function
-        for name, module in modules.items():
-            setattr(self, name, module)
-
-    def forward(self, x):
-        return self.function(self, x)
 
 
 def conv(i, o, k=3, **options):
@@ -51,34 +39,6 @@ def twice_before_norm(net, x):
 
 def pads(mode):
     return Net(lambda net, x: net.c(functional.pad(x, (3, 2, 1, 3), mode=mode)), c=nn.Conv2d(1, 2, 3))
-
-
-class Pix2pix(nn.Module):
-    """The U-Net of pix2pix: strided convolutions down and transposed ones up, of even kernels."""
-
-    def __init__(self, depth, width=2):
-        super().__init__()
-        self.down = nn.ModuleList(nn.Conv2d(width if i else 1, width, 4, 2, 1) for i in range(depth))
-        self.up = nn.ModuleList(
-            nn.ConvTranspose2d(width if i == depth - 1 else 2 * width, width if i else 1, 4, 2, 1) for i in range(depth)
-        )
-
-    def forward(self, image):
-        skips = []
-        for down in self.down:
-            image = functional.leaky_relu(down(image), 0.2)
-            skips.append(image)
-        skips.pop()
-        for up in reversed(self.up):
-            image = up(image)
-            image = torch.cat([image, skips.pop()], 1) if skips else image
-        return image
-
-
-def patchgan():
-    """8 voxels in, 1 out."""
-    layers = [nn.Conv2d(1 if i == 0 else 2, 2, 4, 2 if i < 3 else 1, 1) for i in range(5)]
-    return nn.Sequential(*(part for conv in layers for part in (conv, nn.LeakyReLU(0.2))))
 
 
 def bn(channels):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from zoo import Net, Pix2pix, patchgan
 
 from volpipe.geometry import AxisFootprint
 from volpipe.models import probe as probing
@@ -92,28 +93,6 @@ def mirrored_to_six(net, image):
     return F.interpolate(F.max_pool2d(net.conv(whole), 6), scale_factor=6)[:, :, :rows, :columns]
 
 
-class Pix2pix(nn.Module):
-    """The U-Net of pix2pix with `depth` strided convolutions down and up."""
-
-    def __init__(self, depth, width=2):
-        super().__init__()
-        self.down = nn.ModuleList(nn.Conv2d(width if i else 1, width, 4, 2, 1) for i in range(depth))
-        self.up = nn.ModuleList(
-            nn.ConvTranspose2d(width if i == depth - 1 else 2 * width, width if i else 1, 4, 2, 1) for i in range(depth)
-        )
-
-    def forward(self, image):
-        skips = []
-        for down in self.down:
-            image = F.leaky_relu(down(image), 0.2)
-            skips.append(image)
-        skips.pop()
-        for up in reversed(self.up):
-            image = up(image)
-            image = torch.cat([image, skips.pop()], 1) if skips else image
-        return image
-
-
 @pytest.mark.parametrize(("depth", "need"), [(4, 31), (5, 63), (6, 127), (7, 255)])
 def test_pix2pix(depth, need):
     assert set(of(Pix2pix(depth)).footprint.axes) == {AxisFootprint(need, need, 2**depth)}
@@ -121,26 +100,12 @@ def test_pix2pix(depth, need):
 
 def test_a_network_that_changes_resolution(tiled_error):
     """PatchGAN's discriminator: 8 voxels in, 1 out."""
-    layers = [nn.Conv2d(1 if i == 0 else 2, 2, 4, 2 if i < 3 else 1, 1) for i in range(5)]
-    network = nn.Sequential(*(part for conv in layers for part in (conv, nn.LeakyReLU(0.2))))
+    network = patchgan()
     found = of(network)
     assert found.footprint.scale == (Fraction(1, 8),) * 2
     assert {(a.need_before, a.need_after, a.period) for a in found.footprint.axes} == {(23, 39, 8)}
     assert set(found.footprint.halo) == {(24, 40)}
     assert tiled_error(network.double(), found) <= EXACT
-
-
-class Net(nn.Module):
-    """Modules by name, and a function of them and the image."""
-
-    def __init__(self, function, /, **modules):
-        super().__init__()
-        self.function = function
-        for name, module in modules.items():
-            setattr(self, name, module)
-
-    def forward(self, image):
-        return self.function(self, image)
 
 
 def conv(inputs, outputs, kernel=3, **options):
