@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
-from zoo import Net, Pix2pix, patchgan
+from zoo import FOOTPRINTS, Net, Pix2pix, patchgan
 
 from volpipe.geometry import Box
 from volpipe.inference.intervals import capture
@@ -180,39 +180,17 @@ def test_an_operation_without_a_rule_is_named():
         capture(nn.Sequential(conv(1, 1), Net(lambda _, x: torch.fft.fft2(x).real)), (16, 16))
 
 
-def unet(levels, **changes):
-    return preset("unet2d_l4", width=2, levels=levels, **changes)
-
-
-def valid(levels, **changes):
-    return preset("unet2d_l4_valid", width=2, levels=levels, **changes)
-
-
-def resnet(blocks, upsampling):
-    return preset("resnet6_2d", width=2, blocks=blocks, upsampling=upsampling)
-
-
-# period, need before and after, computed by hand: the rows that the probe finds by running (tests/models/test_probe.py)
-NEEDS = {
-    "U-Net L3": (unet(3), 4, 22, 22, 0),
-    "U-Net L5": (unet(5), 16, 94, 94, 0),
-    "U-Net L4 nearest": (unet(4, upsampling="nearest"), 8, 46, 46, 0),
-    "U-Net L3 bilinear": (unet(3, upsampling="bilinear"), 4, 26, 26, 0),
-    "U-Net L4 bilinear": (unet(4, upsampling="bilinear"), 8, 54, 54, 0),
-    "U-Net L3 valid": (valid(3), 4, 0, 40, 0),
-    "U-Net L4 valid": (valid(4), 8, 0, 92, 4),
-    "U-Net L4 valid bilinear": (valid(4, upsampling="bilinear"), 8, 8, 100, 4),
-    "ResNet-6": (resnet(6, "transposed"), 4, 58, 59, 0),
-    "ResNet-9 nearest": (resnet(9, "nearest"), 4, 86, 83, 0),
-    "ResNet-6 bilinear": (resnet(6, "bilinear"), 4, 66, 63, 0),
-    "U-Net L4 strided": (unet(4, downsampling="strided"), 8, 53, 46, 0),
-    "U-Net L3 pooled by 3": (unet(3, pooling=((3, 3), (3, 3))), 9, 35, 35, 0),
-}
+# of every kind one or two: a program is captured for each
+NEEDS = (
+    "U-Net L3", "U-Net L5", "U-Net L4 nearest", "U-Net L3 bilinear", "U-Net L4 bilinear", "U-Net L3 valid",
+    "U-Net L4 valid", "U-Net L4 valid bilinear", "ResNet-6", "ResNet-9 nearest", "ResNet-6 bilinear",
+    "U-Net L4 strided", "U-Net L3 pooled by 3",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NEEDS)
 def test_an_aligned_block_reads_what_was_computed_by_hand(name):
-    architecture, period, before, after, size_class = NEEDS[name]
+    architecture, (period, before, after, size_class, _), _ = FOOTPRINTS[name]
     with torch.device("meta"):
         network = architecture.build().eval()
     length = period * (640 // period) + size_class
