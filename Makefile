@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all test-servers lint bench clean
+.PHONY: demo test test-all test-servers test-gpu lint bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -26,6 +26,11 @@ test-servers: $(VENV)/.installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[cuda13,outside]'
 	$(BIN)/pip install --quiet --no-deps bioimageio.spec==0.5.14.3
 	$(BIN)/python -m pytest -m servers
+
+# On a machine with an NVIDIA GPU and a torch that uses it (`constraints.txt` names no build of torch).
+test-gpu: $(VENV)/.installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[cuda13]'
+	$(BIN)/python -m pytest -m gpu
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -79,7 +79,7 @@ def measure(count: int, engine: str) -> dict[str, Any]:
         job = ApplyJob(
             input=str(folder / "raw.ome.zarr"), output=str(folder / "out.ome.zarr"), model="networks:two_convolutions",
             trust_code=True, weights=str(folder / "net.safetensors"), block=(BLOCK,) * 3, tile=(BLOCK,) * 3,
-            output_dtype="uint8", output_range=(-1.0, 1.0), pyramid=False, audit=0,
+            output_dtype="uint8", output_range=(-1.0, 1.0), stitching="overlap", pyramid=False, audit=0,
         )  # fmt: skip
         with processes(folder) as (address, scheduler, worker):
             return _row(count, engine, job, address, scheduler, worker)

@@ -51,6 +51,7 @@ def main() -> None:
     """Run the cases and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", default="growth", help=f"comma-separated: {', '.join(CASES)}")
+    parser.add_argument("--stitching", default="overlap", choices=("overlap", "exact"))
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--memory-per-worker", default="2GiB")
     parser.add_argument("--repeats", type=int, default=1, help="runs of each volume")
@@ -62,7 +63,8 @@ def main() -> None:
         for row in rows:
             row["median / first"] = round(row["median MiB"] / rows[0]["median MiB"], 3)
         print(table(rows))
-        print(save(f"memory-{name}-{options.name}", {"settings": vars(options), "rows": rows}))
+        by = "" if options.stitching == "overlap" else f"{options.stitching}-"
+        print(save(f"memory-{name}-{by}{options.name}", {"settings": vars(options), "rows": rows}))
 
 
 def _run(case: dict[str, Any], options: argparse.Namespace) -> Summary:
@@ -70,7 +72,7 @@ def _run(case: dict[str, Any], options: argparse.Namespace) -> Summary:
     try:
         raw = folder / "raw.ome.zarr"
         make_volume(raw, case["shape"], 256, case["dtype"])
-        job = ApplyJob(input=str(raw), output=str(folder / "out.ome.zarr"), **case["job"])
+        job = ApplyJob(input=str(raw), output=str(folder / "out.ome.zarr"), stitching=options.stitching, **case["job"])
         settings = RunSettings(workers=options.workers, threads=1, memory_per_worker=options.memory_per_worker)
         return run(job, settings)
     finally:

@@ -61,7 +61,7 @@ def _rows(model: str, output: str, boxes: int) -> Iterator[dict[str, Any]]:
     try:
         job = ApplyJob(
             input=str(VOLUME), output=str(folder / "out.ome.zarr"), model=MODELS[model], block=BLOCK, bbox=BOX,
-            pyramid=False, audit=0, **OUTPUTS[output],
+            stitching="overlap", pyramid=False, audit=0, **OUTPUTS[output],
         )  # fmt: skip
         run(job, RunSettings(serial=True, memory_per_worker="4GiB"), progress=None)
         work = job.plan(Budget(4 * 2**30)).works["apply"]

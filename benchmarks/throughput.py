@@ -141,7 +141,7 @@ def volpipe_apply(raw: Path, out: Path, options: argparse.Namespace) -> None:
         ["apply", str(raw), str(out), "--model", "networks:four_convolutions", "--trust-code",
          "--weights", str(options.folder / "net.safetensors"), "--halo", str(HALO), "--period", "1",
          "--input-scale", str(1 / 255), "--output-dtype", "uint8", "--output-range", "0,1", "--no-pyramid",
-         "--block", str(options.shard), "--tile", str(options.tile), *where]
+         "--stitching", "overlap", "--block", str(options.shard), "--tile", str(options.tile), *where]
     )  # fmt: skip
 
 

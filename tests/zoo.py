@@ -4,7 +4,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from volpipe.geometry import Box
 from volpipe.models.presets import preset
+from volpipe.stitching import Tile
+
+
+def on_all(assembly, network, images):
+    """What an assembly makes of a network and whole images (n, c, z, y, x), whatever size the network gives."""
+    box = Box.from_shape(images.shape[2:])
+    return assembly.run(lambda images, tile, axis: network(images), images, Tile(box, box))
 
 
 class Net(nn.Module):

@@ -17,6 +17,8 @@ VolpipeError
 from __future__ import annotations
 
 import re
+import traceback
+from pathlib import Path
 
 TORCHSCRIPT_FAILED = "The following operation failed in the TorchScript interpreter"
 LONGEST = 300  # characters of a line; some libraries put a whole document into one
@@ -24,11 +26,11 @@ RAISED = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception): (.+)")
 
 
 def reason(error: BaseException) -> str:
-    """The one line of another library's error that says what happened; its type where the error says nothing.
+    """The one line of another library's error that says what happened; where it says nothing, its type and the code.
 
     The first line, as torch's messages run on for pages; but TorchScript tells first where in the network it was.
     """
-    line = _telling([line.strip() for line in str(error).splitlines() if line.strip()]) or type(error).__name__
+    line = _telling([line.strip() for line in str(error).splitlines() if line.strip()]) or _where(error)
     return line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."
 
 
@@ -39,10 +41,18 @@ def _telling(lines: list[str]) -> str:
     return next(raised, lines[-1])
 
 
+def _where(error: BaseException) -> str:
+    """`AssertionError at network.py:12: assert x.min() >= 0`, as far as it was raised and the code is at hand."""
+    kind, frames = type(error).__name__, traceback.extract_tb(error.__traceback__)
+    if not frames or not frames[-1].line:
+        return kind
+    return f"{kind} at {Path(frames[-1].filename).name}:{frames[-1].lineno}: {frames[-1].line}"
+
+
 def named(error: BaseException) -> str:
-    """`ValueError: what it says`, or the type alone where it says nothing."""
+    """`ValueError: what it says`, or as `reason` where it says nothing."""
     kind, why = type(error).__name__, reason(error)
-    return kind if why == kind else f"{kind}: {why}"
+    return why if why.startswith(kind) else f"{kind}: {why}"
 
 
 class VolpipeError(Exception):

@@ -41,6 +41,7 @@ class Receipt:
         bytes_read, bytes_written: uncompressed.
         skipped: why nothing was computed ("mask"), or "".
         peak_bytes: largest resident memory that the worker process ever had, seen at the end of the item.
+        device_peak_bytes: the same of what it took of its GPU; 0 without one.
         worker: the process that did it.
         value: a small result that travels with the receipt (a histogram, a transform).
         level, box: what was written, in voxels of that level of the product, as `0:64,64:128,0:64`; "" if nothing.
@@ -54,6 +55,7 @@ class Receipt:
     bytes_written: int = 0
     skipped: str = ""
     peak_bytes: int = 0
+    device_peak_bytes: int = 0
     worker: str = ""
     value: Any = None
     level: int = 0

@@ -95,7 +95,7 @@ def short(footprint):
 def test_a_halo_one_period_short_is_found(volume, noise, tmp_path, model, options):
     """By the audit of a run that believes in its halo: boxes are computed inside larger tiles."""
     job = ApplyJob(input=volume(noise((96, 16, 16))), output=str(tmp_path / "o.ome.zarr"), model=model, block=BLOCK,
-                   pyramid=False, audit=8, **options)  # fmt: skip
+                   stitching="overlap", pyramid=False, audit=8, **options)  # fmt: skip
     plan = job.plan(BUDGET)
     job.begin(plan, fresh=True, replace=False)
     work = plan.works["apply"]
@@ -156,8 +156,8 @@ def test_rounding_that_depends_on_a_tiles_shape_is_no_seam(made, monkeypatch):
     """As where a device takes another kernel for another shape: more than the least that is allowed for in fp32."""
     right = Predictor._forward
 
-    def rounded(self, stored):
-        values = right(self, stored)
+    def rounded(self, stored, plan):
+        values = right(self, stored, plan)
         noise = np.random.default_rng(stored.shape[2:]).uniform(-1e-4, 1e-4, values.shape)
         return values + (noise * np.abs(values).max()).astype(values.dtype)
 

@@ -50,7 +50,8 @@ NETWORKS = {
 }
 MODES = {
     "tile": Mode("padded", {"stitching": "tile"}, "tile: tiles see nothing of each other"),
-    "overlap": Mode("padded", {}),
+    "overlap": Mode("padded", {"stitching": "overlap"}),
+    "exact": Mode("padded", {"stitching": "exact"}),
     "linear": Mode("padded", {"blend": "linear"}, "blend linear: the rims of tiles"),
     "hann": Mode("padded", {"blend": "hann"}, "blend hann: the rims of tiles"),
     "gaussian": Mode("padded", {"blend": "gaussian"}, "blend gaussian: the rims of tiles"),
@@ -62,6 +63,7 @@ ACROSS = {"2d z": [0], "2d y": [1], "2d x": [2], "3d": [None], "orthoslice": [0,
 CELLS = [(m, a) for m in MODES for a in ACROSS if a != "orthoslice" or MODES[m].network == "padded"]
 EXACT_CELLS = [(mode, assembly) for mode, assembly in CELLS if not MODES[mode].inexact]
 AXES = [(m, a, axis) for m, a in EXACT_CELLS for axis in range(3) if ACROSS[a] != [axis]]
+LATTICE_AXES = [cell for cell in AXES if cell[0] != "exact"]  # which knows where in the volume a layer is
 
 every_cell = pytest.mark.parametrize(("mode", "assembly"), CELLS)
 every_axis = pytest.mark.parametrize(("mode", "assembly", "axis"), AXES)
@@ -192,7 +194,8 @@ def test_two_workers_change_nothing(made):
 @pytest.mark.parametrize("side", ["need_before", "need_after"])
 @every_axis
 def test_one_period_less_of_halo_fails(make, reference, error, monkeypatch, mode, assembly, axis, side):
-    """A padded network gives other values; one without padding gives too few, and the run fails."""
+    """A padded network gives other values; one without padding gives too few, or a layer finds too few, and the run
+    fails."""
     right = Fit._footprint
 
     def short(fit):
@@ -205,11 +208,11 @@ def test_one_period_less_of_halo_fails(make, reference, error, monkeypatch, mode
         _, voxels = make(mode, assembly, long=axis)
         assert error(voxels, reference(mode, assembly, axis)) > SHOWS
     else:
-        with pytest.raises(VolpipeError, match="could not broadcast"):
+        with pytest.raises(VolpipeError, match="and its footprint says" if mode == "exact" else "could not broadcast"):
             make(mode, assembly, long=axis)
 
 
-@every_axis
+@pytest.mark.parametrize(("mode", "assembly", "axis"), LATTICE_AXES)
 def test_a_read_off_the_lattice_fails(make, reference, error, monkeypatch, mode, assembly, axis):
     """Reads that start one voxel beside it, with more context than is needed."""
     kind = Overlap if mode == "overlap" else Valid

@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from volpipe.geometry import AxisFootprint, BlockGrid, Box, Footprint
-from volpipe.stitching import Assembly, Encoding, read_box, stitch
+from volpipe.stitching import Assembly, Encoding, cropped, read_box, stitch
 from volpipe.stitching.blend import Blend, shares
 from volpipe.stitching.overlap import Overlap
 
@@ -27,7 +27,7 @@ def blended(mode, volume, block, tile=TILE, footprint=NEED, network=smoothed, en
         tiles = mode.tiles(one.core, shape, tile, footprint)
         box = read_box(tiles, shape, mode.outside)
         stitch(
-            volume[(slice(None), *box.slices)], box, tiles, network, volume=shape, outside=mode.outside,
+            volume[(slice(None), *box.slices)], box, tiles, cropped(network), volume=shape, outside=mode.outside,
             assembly=Assembly("3d"), encoding=Encoding(encoding, (-1, 1)), core=one.core, batch=batch,
             out=out[(slice(None), *one.core.slices)],
         )  # fmt: skip

@@ -9,13 +9,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from zoo import on_all
 
 from volpipe.errors import GeometryError
 from volpipe.geometry import AxisFootprint, BlockGrid, Box, Footprint
 from volpipe.models.architecture import build_random
 from volpipe.models.presets import preset
 from volpipe.models.probe import probe
-from volpipe.stitching import Assembly, Encoding, read_box, stitch
+from volpipe.stitching import Assembly, Encoding, cropped, read_box, stitch
 from volpipe.stitching.overlap import Overlap
 from volpipe.stitching.tile_and_stitch import TileAndStitch
 from volpipe.stitching.valid import Valid
@@ -56,7 +57,7 @@ def whole(volume, run, assembly, footprint):
     shape = volume.shape[1:]
     missing = [(0, axis.admissible(n) - n) for axis, n in zip(footprint.axes, shape, strict=True)]
     padded = np.pad(volume, [(0, 0), *missing], mode="edge")[None]
-    out = assembly.run(run, padded)[0]
+    out = on_all(assembly, run, padded)[0]
     return out[(slice(None), *Box.from_shape(shape).slices)]
 
 
@@ -72,7 +73,7 @@ def tiled(volume, run, assembly, footprint, mode, block, tile, batch=1, region=N
         window = volume[(slice(None), *box.slices)]
         out = np.full((1, *one.core.shape), np.nan)
         stitch(
-            window, box, tiles, run, volume=shape, outside=mode.outside,
+            window, box, tiles, cropped(run), volume=shape, outside=mode.outside,
             assembly=assembly, encoding=FLOAT64, out=out, core=one.core, batch=batch,
         )  # fmt: skip
         product = np.full((1, *grid.region.shape), np.nan) if product is None else product
@@ -94,7 +95,7 @@ def valid_setting(name, more=(5, 1, 77)):
     shape = tuple(axis.lost + n for axis, n in zip(footprint.axes, more, strict=True))
     volume = np.random.default_rng(0).normal(size=(1, *shape))
     missing = [(0, axis.admissible(n) - n) for axis, n in zip(footprint.axes, shape, strict=True)]
-    reference = assembly.run(run, np.pad(volume, [(0, 0), *missing], mode="edge")[None])[0]
+    reference = on_all(assembly, run, np.pad(volume, [(0, 0), *missing], mode="edge")[None])[0]
     tile = tuple(max(edge, p) // p * p for p in footprint.period)
     return volume, run, assembly, footprint, tile, reference[(slice(None), *(slice(n) for n in more))]
 
@@ -251,7 +252,7 @@ def test_several_channels_in_and_out():
     tiles = Overlap().tiles(core, volume.shape[1:], (24, 24, 24), footprint)
     box = read_box(tiles, volume.shape[1:], "edge")
     stitch(
-        volume[(slice(None), *box.slices)], box, tiles, run, volume=volume.shape[1:], outside="edge",
+        volume[(slice(None), *box.slices)], box, tiles, cropped(run), volume=volume.shape[1:], outside="edge",
         assembly=Assembly("3d"), encoding=FLOAT64, out=out, core=core, batch=2,
     )  # fmt: skip
     assert error(out, reference[(slice(None), *core.slices)]) < 1e-12
@@ -273,7 +274,7 @@ def test_mirrored_faces_equal_the_network_on_the_mirrored_volume(name, shape):
     befores = [axis.lost // 2 for axis in footprint.axes]
     afters = [a.admissible(m) - n - b for a, m, n, b in zip(footprint.axes, grown, shape, befores, strict=True)]
     mirrored = np.pad(volume, [(0, 0), *zip(befores, afters, strict=True)], mode="reflect")
-    reference = assembly.run(run, mirrored[None])[0][(slice(None), *(slice(n) for n in shape))]
+    reference = on_all(assembly, run, mirrored[None])[0][(slice(None), *(slice(n) for n in shape))]
     tile = tuple(max(edge, p) // p * p for p in footprint.period)
     assert mode.region(shape, footprint) == Box.from_shape(shape)
     for block in (tile, (5, 9, 31), shape):
@@ -312,7 +313,7 @@ def test_a_network_that_changes_the_resolution(up, axis):
     volume = np.random.default_rng(0).normal(size=(1, *shape))
     missing = [(0, axis.admissible(n) - n) for axis, n in zip(footprint.axes, shape, strict=True)]
     region = Overlap().region(shape, footprint)
-    reference = assembly.run(run, np.pad(volume, [(0, 0), *missing], mode="edge")[None])[0]
+    reference = on_all(assembly, run, np.pad(volume, [(0, 0), *missing], mode="edge")[None])[0]
     reference = reference[(slice(None), *region.slices)]
     kept, changed = (21, 37, 30)["zyx".index(axis)], (42, 74, 60) if up else (6, 10, 8)
     assert region.shape == tuple(kept if one == axis else changed["zyx".index(one)] for one in "zyx")

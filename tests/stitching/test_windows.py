@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from volpipe.geometry import AxisFootprint, BlockGrid, Box, Footprint
-from volpipe.stitching import Assembly, Encoding, read_box, stitch
+from volpipe.stitching import Assembly, Encoding, cropped, read_box, stitch
 from volpipe.stitching.windows import Windows
 
 WINDOW, TOKEN = 8, 2
@@ -37,7 +37,7 @@ def made(volume, axis, network, tile, block):
         tiles = Windows().tiles(one.core, shape, tile, footprint)
         box = read_box(tiles, shape, "edge")
         stitch(
-            volume[(slice(None), *box.slices)], box, tiles, network, volume=shape, outside="edge",
+            volume[(slice(None), *box.slices)], box, tiles, cropped(network), volume=shape, outside="edge",
             assembly=Assembly("3d"), encoding=Encoding("float64"), core=one.core, batch=2,
             out=out[(slice(None), *one.core.slices)],
         )  # fmt: skip

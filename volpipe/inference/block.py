@@ -5,7 +5,7 @@ voxels of the volume --tiles, predictor, assembly, encoding--> core of the block
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from volpipe.errors import ReadError, RunError
 from volpipe.geometry import Box, Footprint
-from volpipe.inference.heap import HEAP, SHARE
-from volpipe.inference.predictor import device_lease, predictor
+from volpipe.inference.heap import SHARE, heap_of
+from volpipe.inference.predictor import Predictor, device_lease, predictor
 from volpipe.models.model import ModelRef
 from volpipe.models.normalisation import Normalisation
-from volpipe.stitching import Assembly, Encoding, Mode, Tile, read_box, stitch
+from volpipe.stitching import Assembly, Encoding, Mode, Tile, TileNetwork, cropped, read_box, stitch
 from volpipe.stitching.encoding import is_finite
 
 
@@ -31,7 +31,7 @@ class BlockInference:
         footprint: on the three axes of the volume.
         tile: cell of the lattice anchored at the volume's origin, in voxels of the product.
         threads: that one forward pass may use.
-        promised_bytes: of a worker process.
+        promised_bytes: of a worker process, or of its GPU where it computes there.
         nan: what replaces NaN and infinity in the input; None refuses them.
     """
 
@@ -102,17 +102,19 @@ class BlockInference:
         out = np.empty((self.channels, *core.shape), self.dtype)
         with device_lease(self.device):
             stitch(
-                voxels, box, tiles, self._network(), volume=self.volume, outside=self.mode.outside,
+                voxels, box, tiles, self.network(), volume=self.volume, outside=self.mode.outside,
                 assembly=self.assembly, encoding=self.encoding, out=out, core=core, batch=self.batch,
             )  # fmt: skip
         return out
 
-    def _network(self) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    def network(self) -> TileNetwork:
+        """What this process computes tiles with."""
         run = predictor(self.model, self.normalisation, self.device, self.precision, self.threads)
+        infer = by_intervals(run, self.volume, self.footprint) if self.mode.by_intervals else cropped(run)
 
-        def checked(stored: NDArray[Any]) -> NDArray[Any]:
-            with HEAP.forward_pass(SHARE * self.promised_bytes):
-                values = run(stored)
+        def checked(stored: NDArray[Any], tile: Tile, axis: int | None) -> NDArray[Any]:
+            with heap_of(self.device).forward_pass(SHARE * self.promised_bytes):
+                values = infer(stored, tile, axis)
             if not is_finite(values):
                 mend = "fp16 overflows here, give --precision bf16 or fp32" if self.precision == "fp16" else (
                     "check its weights, and --normalise for what it was trained on"
@@ -121,3 +123,29 @@ class BlockInference:
             return values
 
         return checked
+
+
+def by_intervals(run: Predictor, volume: Sequence[int], footprint: Footprint) -> TileNetwork:
+    """A network that is run on the intervals that a tile needs of its layers.
+
+    Args:
+        volume: shape z, y, x.
+        footprint: on these axes.
+    """
+
+    def infer(images: NDArray[Any], tile: Tile, axis: int | None) -> NDArray[Any]:
+        plan = run.program(seen_shape(volume, footprint, axis)).plan(tile.own)
+        if not tile.read.contains(plan.read):
+            raise RunError(f"a tile of {tile.own} needs {plan.read}, and its footprint says {tile.read}; "
+                           "give --stitching overlap, and please report it")  # fmt: skip
+        index: tuple[Any, ...] = (..., *plan.read.relative_to(tile.read.start).slices)
+        return run(images[index], plan)
+
+    return infer
+
+
+def seen_shape(volume: Sequence[int], footprint: Footprint, axis: int | None) -> tuple[int, ...]:
+    """What the network takes for the whole volume, or for a plane across an axis of it: padded to a length that it
+    admits, as for every tile."""
+    lengths = [each.admissible(n) for each, n in zip(footprint.axes, volume, strict=True)]
+    return tuple(n for number, n in enumerate(lengths) if number != axis)

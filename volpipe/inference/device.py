@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 
 def has_gpu() -> bool:
     """True if torch can use a GPU in this process."""
@@ -15,3 +17,9 @@ def free_device_bytes() -> int:
     import torch
 
     return int(torch.cuda.mem_get_info()[0])
+
+
+def peak_device_bytes() -> int:
+    """The most that torch ever took of this process's GPU, what its allocator keeps included; 0 if it never did."""
+    torch = sys.modules.get("torch")
+    return int(torch.cuda.max_memory_reserved()) if torch and torch.cuda.is_initialized() else 0

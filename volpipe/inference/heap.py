@@ -1,4 +1,5 @@
-"""Keep a process whose heap is kept (runtime.allocator) near what its largest forward pass needs, and to its promise.
+"""Keep a process whose heap is kept (runtime.allocator) near what its largest forward pass needs, and to its promise;
+and what torch keeps of a GPU.
 
     resident  ____/-----/=====/=======  holes: tensors of other sizes find only some of them, and the heap grows
               ____/-----\\_/-----------  given back before a pass: the pass makes it as large as it must be, no larger
@@ -25,10 +26,10 @@ SLACK = 1.02  # times the largest that a pass needed: less than the steps in whi
 
 
 class Heap:
-    """The heap of this process.
+    """A heap that is kept.
 
     Args:
-        resident: what the process holds now, bytes; 0 where the system does not tell.
+        resident: what is held now, bytes; 0 where the system does not tell.
         give_back: free memory to the system; False where that cannot be.
     """
 
@@ -73,4 +74,23 @@ def _malloc_trim() -> Any:
     return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
 
 
-HEAP = Heap(resident_bytes, give_back)
+HOST = Heap(resident_bytes, give_back)
+
+
+@lru_cache(maxsize=8)
+def heap_of(device: str) -> Heap:
+    """Where forward passes of this process take their memory: its own heap, or what torch holds of a GPU.
+
+    There it is the same: blocks that torch keeps serve tiles of one shape, and over tiles of many shapes they grow (at
+    the faces of a volume of 27 blocks, on an H200, to three times what one tile takes).
+    """
+    import torch
+
+    if device == "cpu":
+        return HOST
+
+    def empty_cache() -> bool:
+        torch.cuda.empty_cache()
+        return True
+
+    return Heap(torch.cuda.memory_reserved, empty_cache)

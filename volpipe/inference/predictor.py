@@ -1,6 +1,7 @@
 """A network on one device: stored voxels in, values out.
 
     stored (n, c, ...) --to device--> x * scale + offset --network--> values (n, c', ...) --to host--> float32
+                                                           or --plan-->     those of one box (`intervals`)
 
 The constants are the model's, never the tile's own. Convolutions run channels-last: twice as fast on a CPU for 3D
 (211 against 96 GFLOP/s on one thread with AVX-512, torch 2.13; benchmarks/README.md), the same numbers.
@@ -20,12 +21,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from volpipe.errors import RunError
+from volpipe.inference.device import has_gpu
+from volpipe.inference.intervals import Plan, Program, capture
 from volpipe.inference.precision import Precision
 from volpipe.models.model import Model, ModelRef, load_model
 from volpipe.models.normalisation import Normalisation
 
 _LEASES: dict[str, threading.Lock] = {}
 _LEASES_LOCK = threading.Lock()
+_MAKING = threading.Lock()
 
 
 def device_lease(device: str) -> AbstractContextManager[Any]:
@@ -43,6 +47,7 @@ class Predictor:
     def __init__(self, model: Model, normalisation: Normalisation, device: str, precision: Precision) -> None:
         self.device = device
         self.precision = precision
+        self._in_channels, self._programs = model.in_channels, dict[tuple[int, ...], "Program"]()
         self._format = _memory_format(model.ndim, precision)
         # a copy: the model is shared by whoever loaded it, and `to` would change it in place
         self._network = copy.deepcopy(model.network).to(device=device, dtype=precision.storage)
@@ -52,11 +57,12 @@ class Predictor:
         self._scale = torch.tensor(normalisation.scale, **constants).view(shape)  # type: ignore[arg-type]
         self._offset = torch.tensor(normalisation.offset, **constants).view(shape)  # type: ignore[arg-type]
 
-    def __call__(self, stored: NDArray[Any]) -> NDArray[Any]:
+    def __call__(self, stored: NDArray[Any], plan: Plan | None = None) -> NDArray[Any]:
         """Apply the network.
 
         Args:
             stored: (n, c, ...) voxels of the input's dtype.
+            plan: of `program`, whose block is made, of `plan.read`; without one the whole network is run.
 
         Returns:
             (n, c', ...) values, float32 (float64 under fp64).
@@ -65,7 +71,7 @@ class Predictor:
             RunError: a single tile does not fit into the device's memory.
         """
         try:
-            return self._forward(stored)
+            return self._forward(stored, plan)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             if len(stored) == 1:
@@ -74,12 +80,23 @@ class Predictor:
                     "give a smaller --tile or --precision bf16"
                 ) from None
         half = len(stored) // 2
-        return np.concatenate([self(stored[:half]), self(stored[half:])])
+        return np.concatenate([self(stored[:half], plan), self(stored[half:], plan)])
+
+    def program(self, shape: tuple[int, ...]) -> Program:
+        """The network on volumes of a shape, captured once.
+
+        Raises:
+            CannotCapture: it cannot be run by intervals.
+        """
+        with _MAKING:
+            if shape not in self._programs:
+                self._programs[shape] = capture(self._network, shape, self._in_channels)
+        return self._programs[shape]
 
     @torch.inference_mode()
-    def _forward(self, stored: NDArray[Any]) -> NDArray[Any]:
+    def _forward(self, stored: NDArray[Any], plan: Plan | None) -> NDArray[Any]:
         with self.precision.context(self.device):
-            values: Tensor = self._network(self._normalised(stored))
+            values: Tensor = (plan or self._network)(self._normalised(stored))
         return values.to(device="cpu", dtype=self.precision.storage).numpy()
 
     def _normalised(self, stored: NDArray[Any]) -> Tensor:
@@ -93,9 +110,6 @@ def _memory_format(ndim: int, precision: Precision) -> torch.memory_format:
     if precision.name == "fp64":  # oneDNN and cuDNN gain nothing here
         return torch.contiguous_format
     return torch.channels_last if ndim == 2 else torch.channels_last_3d
-
-
-_MAKING = threading.Lock()
 
 
 def predictor(ref: ModelRef, normalisation: Normalisation, device: str, precision: str, threads: int) -> Predictor:
@@ -112,8 +126,21 @@ def _predictor(ref: ModelRef, normalisation: Normalisation, device: str, precisi
     would use for convolutions in fp32 unless told not to: 10 bits of mantissa instead of 23; and whether it may take
     algorithms that add up in another order each time.
     """
+    if device != "cpu" and not has_gpu():
+        raise RunError(f"device {device}: torch finds no GPU in this process; give 'cpu', or workers that have one")
     torch.set_num_threads(threads)
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
     return Predictor(load_model(ref), normalisation, device, Precision(precision))
+
+
+@lru_cache(maxsize=4)  # the three planes of an orthoslice, or the volumes of a pipeline
+def program_to_price(ref: ModelRef, precision: str, shape: tuple[int, ...]) -> Program:
+    """A network on volumes of a shape, as a driver needs it: of the type that it computes in, on no device.
+
+    Raises:
+        CannotCapture: it cannot be run by intervals.
+    """
+    model = load_model(ref)
+    return capture(copy.deepcopy(model.network).to(Precision(precision).compute), shape, model.in_channels)

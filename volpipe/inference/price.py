@@ -111,9 +111,15 @@ def forward_price(model: Model, shape: Sequence[int], batch: int, precision: Pre
         flops, peak = count_pass(network, torch.empty(size, dtype=precision.compute, device="meta"))
     except (AssertionError, NotImplementedError, RuntimeError):  # TorchScript, tensors made without device=
         flops, peak = _count_small(model, size, precision)
-    if precision.compute != precision.storage:
-        peak += 4 * batch * math.prod(shape) * (model.in_channels + model.out_channels)
-    return ForwardPrice(flops, peak, _weight_bytes(model.network, precision))
+    peak += cast_bytes(model, shape, batch, precision)
+    return ForwardPrice(flops, peak, weight_bytes(model.network, precision))
+
+
+def cast_bytes(model: Model, shape: Sequence[int], batch: int, precision: Precision) -> int:
+    """Of input and output in fp32, beside what autocast makes of them."""
+    if precision.compute == precision.storage:
+        return 0
+    return 4 * batch * math.prod(shape) * (model.in_channels + model.out_channels)
 
 
 def joined_price(passes: Sequence[ForwardPrice], values_bytes: int) -> ForwardPrice:
@@ -126,7 +132,7 @@ def joined_price(passes: Sequence[ForwardPrice], values_bytes: int) -> ForwardPr
     )
 
 
-def _weight_bytes(network: torch.nn.Module, precision: Precision) -> int:
+def weight_bytes(network: torch.nn.Module, precision: Precision) -> int:
     """As the predictor holds them; the model itself is in fp32."""
     floats = sum(p.numel() for p in (*network.parameters(), *network.buffers()) if p.is_floating_point())
     return floats * precision.storage.itemsize

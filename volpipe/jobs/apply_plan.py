@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from volpipe import stitching
 from volpipe.geometry import floor_to
 from volpipe.inference.precision import Precision
-from volpipe.inference.price import ForwardPrice, forward_price, joined_price
+from volpipe.inference.price import ForwardPrice, cast_bytes, forward_price, joined_price, weight_bytes
 from volpipe.jobs import memory, plain, tiling
 from volpipe.jobs.apply_setup import Setup
 from volpipe.jobs.apply_work import NAME, ApplyWork
@@ -32,10 +33,10 @@ def plan_of(setup: Setup, budget: Budget) -> Plan:
     """
     pricing = Pricing(setup, budget)
     tile = _tile(setup, budget, pricing)
-    pricing.forward(pricing.reads(tile).smallest_tile)  # a network that needs more than the thinnest tile says so now
+    pricing.forward(pricing.reads(tile).smallest)  # a network that needs more than the thinnest tile says so now
     price = pricing.price(tile)
-    apply = _work(setup, budget, tile, price.worker_bytes)
-    audit = audit_work(setup, apply, setup.job.audit)
+    apply = _work(setup, budget, tile, price.device_bytes or price.worker_bytes)
+    audit = pricing.audited(audit_work(setup, apply, setup.job.audit))
     return Plan(
         title=f"apply {setup.job.model} to {setup.job.input}",
         works={NAME: apply, AUDIT: audit, **pyramid_works(apply.product, setup.factors, setup.method)},
@@ -60,24 +61,50 @@ class Pricing:
 
     setup: Setup
     budget: Budget
-    _forwards: dict[Tile, ForwardPrice] = field(default_factory=dict)
+    _forwards: dict[tuple[Tile, Tile], ForwardPrice] = field(default_factory=dict)
 
     def reads(self, tile: Tile) -> tiling.Reads:
         """Voxels read over the region."""
         setup = self.setup
         return tiling.reads(setup.mode, setup.grid, setup.source.shape, tile, setup.footprint)
 
-    def forward(self, seen: Tile) -> ForwardPrice:
-        """The forward passes on a batch of tiles that see `seen` voxels."""
-        if seen not in self._forwards:
-            passes = [self._pass(inputs, shape) for inputs, shape in self.setup.assembly.network_shapes(seen)]
-            values = math.prod(seen) * self.setup.job.batch * self.setup.model.out_channels
-            self._forwards[seen] = joined_price(passes, values * self._value_bytes)
-        return self._forwards[seen]
+    def forward(self, tile: stitching.Tile) -> ForwardPrice:
+        """The forward passes on a batch of tiles as this one."""
+        key = (tile.own.shape, tile.read.shape)
+        if key not in self._forwards:
+            one = self._by_intervals if self.setup.mode.by_intervals else self._whole
+            batch = self.setup.job.batch
+            passes = [one(inputs * batch, seen, axis) for inputs, seen, axis in self.setup.assembly.passes(tile)]
+            values = tile.own.size * batch * self.setup.model.out_channels
+            self._forwards[key] = joined_price(passes, values * self._value_bytes)
+        return self._forwards[key]
 
-    def _pass(self, inputs: int, shape: Tile) -> ForwardPrice:
-        job = self.setup.job
-        return forward_price(self.setup.model, shape, inputs * job.batch, Precision(job.precision))
+    def audited(self, work: AuditWork) -> AuditWork:
+        """By the whole network, where no box takes more memory for that than a tile of the run."""
+        if not self.setup.mode.by_intervals:
+            return work
+        whole, passes = replace(work, whole=True), self.setup.assembly.passes
+        seen = {tile.read.shape: tile for tile in (whole.tile(spot, 1) for spot in work.spots)}.values()
+        peaks = [self._whole(*one).peak_bytes for tile in seen for one in passes(tile)]
+        allowed = self.forward(self.reads(work.apply.inference.tile).largest).peak_bytes
+        return whole if max(peaks, default=0) <= allowed else work
+
+    def whole_flops(self, tile: stitching.Tile) -> float:
+        """Of whole-volume inference, for every voxel of the volume; from what a tile reads."""
+        passes = self.setup.assembly.passes(tile)
+        return sum(self._whole(1, seen, axis).flops / seen.read.size for _, seen, axis in passes)
+
+    def _whole(self, inputs: int, tile: stitching.Tile, axis: int | None) -> ForwardPrice:
+        return forward_price(self.setup.model, tile.read.shape, inputs, Precision(self.setup.job.precision))
+
+    def _by_intervals(self, inputs: int, tile: stitching.Tile, axis: int | None) -> ForwardPrice:
+        cost = self.setup.program(axis).plan(tile.own).cost(inputs)
+        at_the_ends = cast_bytes(self.setup.model, tile.read.shape, inputs, Precision(self.setup.job.precision))
+        return replace(cost, peak_bytes=cost.peak_bytes + at_the_ends, weight_bytes=self._weight_bytes)
+
+    @property
+    def _weight_bytes(self) -> int:
+        return weight_bytes(self.setup.model.network, Precision(self.setup.job.precision))
 
     @property
     def _value_bytes(self) -> int:
@@ -86,7 +113,7 @@ class Pricing:
     def promise(self, tile: Tile) -> tuple[int, int]:
         """(bytes of a worker process, bytes of a GPU) with this tile."""
         setup, reads = self.setup, self.reads(tile)
-        forward = self.forward(reads.largest_tile)
+        forward = self.forward(reads.largest)
         block = memory.BlockMemory(
             read=reads.largest_block * setup.input_voxel_bytes,
             product=math.prod(setup.grid.shape) * setup.output_voxel_bytes,
@@ -94,7 +121,9 @@ class Pricing:
             forward=forward.peak_bytes,
         )
         host = max(
-            memory.worker_bytes(block, forward.weight_bytes, self.budget.slots, self.budget.device),
+            memory.worker_bytes(
+                block, forward.weight_bytes, self.budget.slots, self.budget.device, captured=setup.mode.by_intervals
+            ),
             memory.PROCESS_BYTES + self.budget.slots * pyramid_bytes(setup.layout, setup.factors),
         )
         on_gpu = self.budget.device != "cpu"
@@ -108,7 +137,7 @@ class Pricing:
     def price(self, tile: Tile) -> Price:
         """Of the whole run."""
         reads = self.reads(tile)
-        flops = self.forward(reads.largest_tile).flops / (self.setup.job.batch * math.prod(reads.largest_tile))
+        flops = self.forward(reads.largest).flops / (self.setup.job.batch * reads.largest.read.size)
         worker, device = self.promise(tile)
         region = self.setup.grid.region.size
         covered = region / math.prod(self.setup.footprint.scale)
@@ -118,7 +147,7 @@ class Pricing:
             bytes_read=reads.blocks * self.setup.input_voxel_bytes,
             bytes_written=region * self.setup.output_voxel_bytes,
             flops=flops * reads.tiles,
-            useful_flops=flops * float(covered),
+            useful_flops=min(flops * reads.tiles, self.whole_flops(reads.largest) * float(covered)),
         )
 
 
@@ -189,6 +218,7 @@ def _tasks(setup: Setup, audit: AuditWork) -> Iterator[Task]:
 def _facts(setup: Setup, tile: Tile, price: Price) -> tuple[tuple[str, str], ...]:
     grid, source, layout, inexact = setup.grid, setup.source, setup.layout, setup.inexact()
     promise = f"inexact ({inexact})" if inexact else setup.on_trust() or "equals whole-volume inference"
+    promise += f"; not exact, which would cost less: {setup.not_exact}" if setup.not_exact else ""
     useful = price.useful_flops / price.flops if price.flops else 1.0
     facts = [
         ("input", f"{source.location}  {plain.by(source.shape)} {source.dtype}, {source.channels} channel(s)"),

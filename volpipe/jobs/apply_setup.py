@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from volpipe.jobs.apply import ApplyJob
 
 Number = TypeVar("Number", int, float)
-FORMAT = 2  # of the key: raised when the same key would mean other voxels
+FORMAT = 3  # of the key: raised when the same key would mean other voxels
 VOXEL_SIZE_TOLERANCE = 0.10  # a network trained at another voxel size sees other structures
 VOXEL_SIZE_ROUNDING = 0.001  # between what a file states and what a person types
 
@@ -167,7 +167,8 @@ class Setup(Fit):
             "weights": self.ref.sha256,
             "input": self.source.identity(),
             "mask": None if self.mask is None else self.mask.source.identity(),
-            "settings": self.job.settings() | {"normalisation": asdict(self.normalisation)},
+            "settings": self.job.settings()
+            | {"stitching": self.mode.name, "normalisation": asdict(self.normalisation)},
             "geometry": {
                 "bbox": str(self.grid.region),
                 "block": list(self.grid.shape),

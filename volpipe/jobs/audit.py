@@ -16,17 +16,19 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from volpipe.errors import ProductError, RunError
+from volpipe.errors import ModelError, ProductError, RunError, VolumeError
 from volpipe.geometry import BlockGrid, Box, Footprint, ceil_to, floor_to
 from volpipe.jobs.apply import ApplyJob
 from volpipe.jobs.fields import Fields
 from volpipe.plan import Budget, Plan, Price, Receipt, Task
+from volpipe.stitching import Tile
 from volpipe.stitching.audit import SIDE, Finding, Spot, judge, rank, spots, verdict
+from volpipe.stitching.overlap import Overlap
 from volpipe.volume.layout import blocks_touched
 from volpipe.volume.ledger import changes
 
@@ -47,11 +49,14 @@ class AuditWork:
     Attributes:
         apply: the work that made it.
         has_faces: False if a single tile made it all.
+        whole: what `exact` made is compared with the whole network on all that a tile reads: another way to the same
+            numbers, which shares no rule of an interval with it. Else with the intervals of another tile.
     """
 
     apply: ApplyWork
     spots: tuple[Spot, ...]
     has_faces: bool
+    whole: bool = False
 
     def __call__(self, item: int) -> Receipt:
         """Read what is stored, compute it twice, compare."""
@@ -66,22 +71,29 @@ class AuditWork:
 
     def _computed(self, spot: Spot, which: int) -> Any:
         """The encoded voxels of a spot's box, from one of the two tiles that are laid around it."""
+        tiles = [self.tile(spot, which)]
+        voxels, box = self.apply.read(tiles, f"the audit of {spot.box}")
+        inference = self.apply.inference
+        if self.whole:
+            inference = replace(inference, mode=Overlap())
+        return inference(voxels, box, tiles, spot.box)
+
+    def tile(self, spot: Spot, which: int) -> Tile:
+        """One of the two tiles that are laid around a spot; it owns no more than the spot's box."""
         inference = self.apply.inference
         mode, volume, footprint = inference.mode, inference.volume, inference.footprint
-        around = _same_tile_around if mode.inexact else _around
+        around = _same_tile_around if mode.inexact else partial(_around, thin=self.whole)
         end = mode.region(volume, footprint).stop
         axes = zip(spot.box.start, spot.box.stop, inference.tile, footprint.output_period, end, strict=True)
         start, stop = zip(*(around(*axis, which) for axis in axes), strict=True)
-        tiles = [replace(mode.alone(Box(start, stop), volume, footprint), own=spot.box)]
-        voxels, box = self.apply.read(tiles, f"the audit of {spot.box}")
-        return inference(voxels, box, tiles, spot.box)
+        return replace(mode.alone(Box(start, stop), volume, footprint), own=spot.box)
 
 
-def _around(a: int, b: int, tile: int, period: int, end: int, which: int) -> tuple[int, int]:
+def _around(a: int, b: int, tile: int, period: int, end: int, which: int, *, thin: bool) -> tuple[int, int]:
     """[a, b) grown on the period and clipped to the product: two tiles of different sizes, so that kernels add up in
-    another order, and no larger than the run's by more than three periods. The second one is larger on both sides:
-    near a face of the volume one of them is clipped."""
-    margin = max(period, min((tile - (b - a)) // 2, MARGIN)) + which * period
+    another order, and no larger than the run's by more than three periods; or `thin` ones, no larger than they must.
+    The second one is larger on both sides: near a face of the volume one of them is clipped."""
+    margin = which * period + (0 if thin else max(period, min((tile - (b - a)) // 2, MARGIN)))
     return max(0, floor_to(a - margin, period)), min(end, ceil_to(b + margin, period))
 
 
@@ -194,11 +206,11 @@ class AuditJob(Fields):
         Raises:
             ProductError: the product is not one of `apply`, not finished, or its input or model changed.
         """
-        from volpipe.jobs.apply_plan import plan_of
+        from volpipe.jobs.apply_plan import Pricing, plan_of
 
         made = plan_of(self._setup, budget)
-        apply = made.works[APPLY]
-        work = audit_work(self._setup, apply, self.boxes, self.seed)  # type: ignore[arg-type]
+        apply: ApplyWork = made.works[APPLY]  # type: ignore[assignment]
+        work = Pricing(self._setup, budget).audited(audit_work(self._setup, apply, self.boxes, self.seed))
         return Plan(
             title=f"audit {self.volume}",
             works={NAME: work},
@@ -244,7 +256,12 @@ class AuditJob(Fields):
         given = {"output": self.volume, "tile": made["geometry"]["tile"], **moved}
         known = {name: value for name, value in given.items() if value is not None}
         setup = Setup(ApplyJob(**made["job"] | known | {"trust_code": self.trust_code}))  # not on what a product says
-        self._check_unchanged(made, setup.key(setup.job.tile or ()))
+        try:
+            now = setup.key(setup.job.tile or ())
+        except (VolumeError, ModelError) as error:
+            options = "--input and --mask" if isinstance(error, VolumeError) else "--model and --weights"
+            raise type(error)(f"{error} (was it moved? {options} say where it lies now)") from error
+        self._check_unchanged(made, now)
         return setup
 
     def _provenance(self) -> dict[str, Any]:

@@ -8,15 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from volpipe.errors import GeometryError, ModelError
+from volpipe.errors import ConfigError, GeometryError, ModelError
 from volpipe.geometry import Footprint
-from volpipe.inference.block import BlockInference
+from volpipe.inference.block import BlockInference, seen_shape
+from volpipe.inference.intervals import Program
+from volpipe.inference.intervals.rule import CannotCapture
+from volpipe.inference.predictor import program_to_price
 from volpipe.jobs.network_options import NetworkOptions
 from volpipe.jobs.normalise import check_alone, normalisation_from
 from volpipe.models.model import Model, ModelRef, load_model, resolve_model
 from volpipe.models.settle import ByHand, settle
 from volpipe.plan import Budget
 from volpipe.stitching import Assembly, Encoding, Mode, mode_of
+from volpipe.stitching.assembly import AXES
 from volpipe.volume.statistics import Statistics
 
 
@@ -49,7 +53,8 @@ class Fit:
         self.model: Model = replace(loaded, footprint=self.settled.footprint, exactness=self.settled.exactness)
         self._check_exactness()
         self.footprint = self._footprint()
-        self.mode: Mode = mode_of(options.stitching, self.footprint, blend=options.blend, faces=options.faces)
+        self.not_exact = ""  # why a network that `overlap` serves cannot be run by intervals
+        self.mode: Mode = self._mode()
         self._check_mode()
         self.normalisation = normalisation_from(options.normalise, self.model.normalisation, channels, statistics)
         self.encoding = Encoding(options.output_dtype, options.output_range or self.model.output_range)
@@ -105,6 +110,37 @@ class Fit:
                 "across z, y and x do not meet; give --assembly 2d, or a padded network"
             ) from None
 
+    def _mode(self) -> Mode:
+        """As asked for, or the one that fits the network: `exact` in place of `overlap`, where that can be."""
+        options, named = self.options, self.options.stitching
+        mode = mode_of(named, self.footprint, blend=options.blend, faces=options.faces)
+        if named is not None or mode.name != "overlap" or options.blend is not None or not self._may_be_exact():
+            return mode
+        self.not_exact = self._uncaptured()
+        return mode if self.not_exact else mode_of("exact", self.footprint)
+
+    def _may_be_exact(self) -> bool:
+        """Of what is not known, or not exact at all, `overlap` says why; and it alone makes batches of tiles."""
+        known = self.model.footprint is not None and not self.settled.on_trust
+        return known and not self.model.exactness and self.options.batch == 1
+
+    def _uncaptured(self) -> str:
+        """Why the network cannot be run by intervals; "" if it can."""
+        try:
+            for across in self.assembly.across or (None,):
+                self.program(None if across is None else AXES.index(across))
+        except CannotCapture as error:
+            return str(error)
+        return ""
+
+    def program(self, axis: int | None) -> Program:
+        """The network on the whole volume, or on a plane across an axis; of the type that it computes in.
+
+        Raises:
+            CannotCapture: it cannot be run by intervals.
+        """
+        return program_to_price(self.ref, self.options.precision, seen_shape(self.shape, self.footprint, axis))
+
     def _check_mode(self) -> None:
         options = self.options
         if self.model.footprint is None and self.mode.reads_halo:
@@ -114,11 +150,18 @@ class Fit:
             )
         if misfit := self.mode.misfit(self.footprint):
             raise ModelError(f"{options.model}: {misfit}")
+        if not self.mode.by_intervals:
+            return
+        if options.batch > 1:
+            raise ConfigError(f"batch {options.batch}: with --stitching exact a tile may be as large as memory allows, "
+                              "and is run alone; leave it out, or give --stitching overlap")  # fmt: skip
+        if why := self._uncaptured():
+            raise ModelError(f"{options.model}: cannot be run by intervals: {why}; give --stitching overlap")
 
     # ------------------------------------------------------------------ what came of it
 
     def inference(self, tile: Sequence[int], budget: Budget, promised_bytes: int) -> BlockInference:
-        """What workers are told, for tiles of this size."""
+        """What workers are told, for tiles of this size, and bytes that were promised where they compute."""
         return BlockInference(
             volume=self.shape, model=self.ref, normalisation=self.normalisation, mode=self.mode,
             assembly=self.assembly, encoding=self.encoding, footprint=self.footprint, tile=tuple(tile),

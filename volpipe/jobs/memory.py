@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 PROCESS_BYTES = 544 * 2**20  # measured after the first block of small networks: 0.41-0.5 GiB, torch 2.13, CPU
+CAPTURE_BYTES = 128 * 2**20  # of torch.export, imported and run once: 112 MiB
 CUDA_CONTEXT_BYTES = 3 * 2**30  # host memory of a CUDA context with its libraries
 FORWARD_SLACK = 2.4  # kernels' scratch (1.1 to 1.3), and holes of the heap that the next tensor does not fit into
 FORWARD_SCRATCH_BYTES = (
@@ -40,11 +41,12 @@ class BlockMemory:
         return FORWARD_SCRATCH_BYTES + int(FORWARD_SLACK * self.forward)
 
 
-def worker_bytes(block: BlockMemory, weights: int, slots: int, device: str) -> int:
-    """Resident bytes of a worker with `slots` blocks in hand."""
+def worker_bytes(block: BlockMemory, weights: int, slots: int, device: str, *, captured: bool = False) -> int:
+    """Resident bytes of a worker with `slots` blocks in hand; `captured`: it runs a network by intervals."""
+    process = PROCESS_BYTES + CAPTURE_BYTES * captured
     if device != "cpu":
-        return PROCESS_BYTES + CUDA_CONTEXT_BYTES + weights + slots * block.host
-    return PROCESS_BYTES + 2 * weights + slots * (block.host + block.compute)
+        return process + CUDA_CONTEXT_BYTES + weights + slots * block.host
+    return process + 2 * weights + slots * (block.host + block.compute)
 
 
 def device_bytes(block: BlockMemory, weights: int) -> int:

@@ -33,10 +33,11 @@ class NetworkOptions(Fields):
         "model", description="model, range:LOW,HIGH, mean-std:MEAN,STD, percentiles:P,Q or standard."
     )
     norm: Literal["refuse", "per-tile"] = Field("refuse", description="What to do with instance and group norm.")
-    stitching: Literal["overlap", "tile", "valid", "windows"] | None = Field(
+    stitching: Literal["exact", "overlap", "tile", "valid", "windows"] | None = Field(
         None,
-        description="overlap equals whole-volume inference, valid does for networks without padding, windows is for "
-        "networks that take one length only, tile has seams; by the network if not given.",
+        description="exact and overlap equal whole-volume inference, exact for less work where a network can be "
+        "traced; valid does for networks without padding, windows is for networks that take one length only, tile has "
+        "seams; by the network if not given.",
     )
     blend: Literal["linear", "hann", "gaussian"] | None = Field(
         None, description="With overlap: weigh the rims of tiles instead of cropping them, declared inexact."

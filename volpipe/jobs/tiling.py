@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from volpipe.errors import BudgetError, GeometryError
 from volpipe.geometry import BlockGrid, Box, Footprint, ceil_to
-from volpipe.stitching import Mode, read_box
+from volpipe.stitching import Mode, Tile, read_box
 
 SHARD = 256
 CHUNK = 64
@@ -102,36 +102,57 @@ def _overhead(tile: Sequence[int], footprint: Footprint) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Reads:
-    """Voxels over a whole region: `tiles` as seen by the network, `blocks` as read from the volume."""
+    """Of all tiles and blocks of a region.
+
+    Attributes:
+        tiles, blocks: voxels that all tiles see, and that all blocks read from the volume.
+        largest_block: voxels that one block reads.
+        largest, smallest: along each axis the tile that reads most, and least.
+    """
 
     tiles: int
     blocks: int
     largest_block: int
-    largest_tile: tuple[int, ...]
-    smallest_tile: tuple[int, ...]
+    largest: Tile
+    smallest: Tile
 
 
 def reads(mode: Mode, grid: BlockGrid, volume: Sequence[int], tile: Sequence[int], footprint: Footprint) -> Reads:
     """Count what every block and tile reads, axis by axis."""
     axes = [_axis_reads(mode, grid, volume[i], tile[i], footprint, i) for i in range(3)]
+    along = [[tile for tiles, _ in axis for tile in tiles] for axis in axes]
     return Reads(
-        tiles=math.prod(sum(sum(tiles) for tiles, _ in axis) for axis in axes),
+        tiles=math.prod(sum(map(_length, tiles)) for tiles in along),
         blocks=math.prod(sum(block for _, block in axis) for axis in axes),
         largest_block=math.prod(max(block for _, block in axis) for axis in axes),
-        largest_tile=tuple(max(max(tiles) for tiles, _ in axis) for axis in axes),
-        smallest_tile=tuple(min(min(tiles) for tiles, _ in axis) for axis in axes),
+        largest=_joined([max(tiles, key=_length) for tiles in along]),
+        smallest=_joined([min(tiles, key=_length) for tiles in along]),
     )
+
+
+def _length(tile: Tile) -> int:
+    return tile.read.shape[0]
+
+
+def _joined(tiles: Sequence[Tile]) -> Tile:
+    """One tile of those along each axis."""
+    own, read = (
+        Box(tuple(box.start[0] for box in along), tuple(box.stop[0] for box in along))
+        for along in ([tile.own for tile in tiles], [tile.read for tile in tiles])
+    )
+    first, scale = tuple(n for tile in tiles for n in tile.first), tuple(n for tile in tiles for n in tile.scale)
+    return Tile(own, read, first, scale)
 
 
 def _axis_reads(
     mode: Mode, grid: BlockGrid, length: int, tile: int, footprint: Footprint, axis: int
-) -> list[tuple[list[int], int]]:
-    """Per block along one axis: the lengths that its tiles see, and the length read from the volume."""
+) -> list[tuple[list[Tile], int]]:
+    """Per block along one axis: its tiles, and the length read from the volume."""
     line = BlockGrid(Box((grid.region.start[axis],), (grid.region.stop[axis],)), (grid.shape[axis],))
     found = []
     for block in line:
         tiles = mode.tiles(block.core, (length,), (tile,), Footprint((footprint.axes[axis],)))
-        found.append(([t.read.shape[0] for t in tiles], read_box(tiles, (length,), mode.outside).shape[0]))
+        found.append((tiles, read_box(tiles, (length,), mode.outside).shape[0]))
     return found
 
 

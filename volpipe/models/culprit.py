@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from volpipe.models.layers import OneByOne
 from volpipe.models.trial import Refused, Trial
 
 RANDOM = ("dropout", "bernoulli", "rand", "normal_", "uniform_", "multinomial")
@@ -167,7 +168,8 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 @contextlib.contextmanager
 def _watched(network: nn.Module, sign: Sign) -> Iterator[_Watch]:
     watch, hooks = _Watch(sign), []
-    for path, module in network.named_modules():
+    theirs = network.network if isinstance(network, OneByOne) else network  # named as whoever wrote it knows it
+    for path, module in theirs.named_modules():
         if path and not isinstance(module, torch.jit.ScriptModule):  # scripts take no hooks
             text = f"module {path}: {type(module).__name__}"
             hooks.append(module.register_forward_pre_hook(lambda *_, text=text: watch.modules.append(text)))

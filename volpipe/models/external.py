@@ -24,7 +24,7 @@ from volpipe.errors import ModelError, reason
 from volpipe.geometry import ceil_to
 from volpipe.models import factory, programs
 from volpipe.models.archive import require_plain_export, require_torchscript
-from volpipe.models.layers import for_inference, tile_statistics
+from volpipe.models.layers import OneByOne, for_inference, tile_statistics
 from volpipe.models.model import Model, ModelRef, footprint_by_hand
 from volpipe.models.normalisation import Normalisation
 from volpipe.models.sizes import smallest_edge
@@ -161,19 +161,6 @@ def _exported_statistics(program: torch.export.ExportedProgram) -> str:
 def _require_batch_of_one(location: str, batch: int) -> None:
     if batch != 1:
         raise ModelError(f"model {location}: exported for batches of {batch}; export it with a batch of 1 or a Dim")
-
-
-class OneByOne(nn.Module):
-    """Run images one after another through a network that takes one, or whose images would see each other."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(n, c, ...) -> (n, c', ...)."""
-        outputs: list[Tensor] = [self.network(image) for image in torch.split(images, 1)]
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)  # one, whatever it is: the first tile shows it
 
 
 @torch.inference_mode()

@@ -184,3 +184,16 @@ def _fan_in(layer: nn.modules.conv._ConvNd | nn.Linear) -> float:
     conv = layer
     taps = math.prod(conv.kernel_size) / (math.prod(conv.stride) if conv.transposed else 1)
     return conv.in_channels // conv.groups * taps
+
+
+class OneByOne(nn.Module):
+    """Run images one after another through a network that takes one, or whose images would see each other."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, c, ...) -> (n, c', ...)."""
+        outputs: list[Tensor] = [self.network(image) for image in torch.split(images, 1)]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)  # one, whatever it is: the first tile shows it

@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -195,6 +195,11 @@ def _as_asked(model: Model, ref: ModelRef) -> Model:
     return replace(model, normalisation=given_scale)
 
 
+def commas(numbers: Iterable[int]) -> str:
+    """`1,2,3`, as an option is given."""
+    return ",".join(map(str, numbers))
+
+
 def footprint_by_hand(ref: ModelRef, ndim: int) -> Footprint | None:
     """The footprint of `halo` and `period`, one number standing for all axes; None if they were not given.
 
@@ -205,7 +210,9 @@ def footprint_by_hand(ref: ModelRef, ndim: int) -> Footprint | None:
         return None
     sides = [side * ndim if len(side) == 1 else side for side in (ref.halo, ref.period)]
     if any(len(side) != ndim for side in sides):
-        raise ModelError(f"model {ref.location}: --halo {ref.halo} --period {ref.period}; give {ndim} numbers each")
+        raise ModelError(
+            f"model {ref.location}: --halo {commas(ref.halo)} --period {commas(ref.period)}; give {ndim} numbers each"
+        )
     return Footprint.from_halo(*sides)
 
 
@@ -226,7 +233,9 @@ def _require_halo(location: str, halo: Sequence[int] | None, period: Sequence[in
     if (halo is None) != (period is None):
         raise ModelError(f"model {location}: give --halo and --period together, in voxels per axis")
     if halo is not None and period is not None and (min(halo) < 0 or min(period) < 1):
-        raise ModelError(f"model {location}: --halo {halo} is 0 or more, --period {period} is 1 or more")
+        raise ModelError(
+            f"model {location}: --halo {commas(halo)} is 0 or more, --period {commas(period)} is 1 or more"
+        )
 
 
 def _file(name: str) -> Path:

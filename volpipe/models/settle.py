@@ -18,7 +18,7 @@ from typing import Literal
 from volpipe.errors import GeometryError, ModelError
 from volpipe.geometry import AxisFootprint, Footprint, ceil_to
 from volpipe.models.measured import measured
-from volpipe.models.model import Model, ModelRef, footprint_by_hand
+from volpipe.models.model import Model, ModelRef, commas, footprint_by_hand
 from volpipe.models.sizes import output_shape
 from volpipe.models.smallest import with_smallest
 
@@ -123,7 +123,8 @@ def _by_hand(ref: ModelRef, model: Model, given: Footprint, known: Footprint) ->
     lost = [axis.lost_inputs for axis in known.axes]
     if any(mine.need_before + mine.need_after < n for mine, n in zip(given.axes, lost, strict=True)):
         raise ModelError(
-            f"model {ref.location}: --halo {ref.halo}, but it loses {lost} voxels; leave it out, it is known"
+            f"model {ref.location}: --halo {commas(ref.halo or ())}, but it loses {commas(lost)} voxels; leave it out, "
+            "it is known"
         )
     try:
         footprint = Footprint(tuple(map(_with_need, known.axes, given.axes)))
@@ -156,4 +157,5 @@ def _refused_shape(model: Model, axes: Sequence[AxisFootprint]) -> list[int] | N
 
 def _short(ref: ModelRef, known: Footprint) -> str:
     needs = [max(axis.need_before, axis.need_after) for axis in known.axes]
-    return f"--halo {ref.halo} --period {ref.period}, but it needs {needs} and {list(known.period)}"
+    given = f"--halo {commas(ref.halo or ())} --period {commas(ref.period or ())}"
+    return f"{given}, but it needs {commas(needs)} and {commas(known.period)}"

@@ -29,6 +29,8 @@ COLUMNS = {  # of `volpipe.runtime.bench.bench` -> heads of one or two lines
     "useful": "use-\nful",
     "promised MiB": "promise\nMiB",
     "peak MiB": "peak\nMiB",
+    "GPU promised MiB": "GPU pr.\nMiB",
+    "GPU peak MiB": "GPU\nMiB",
     "audit": "audit",
     "exact": "exact",
 }
@@ -46,7 +48,10 @@ NOTE = (
 
 def bench_text(found: Mapping[str, Any]) -> str:
     """Both tables, from what `bench` returns."""
-    cases = _by_network(found["rows"], lambda row: {head: row[name] for name, head in COLUMNS.items()})
+    rows = found["rows"]
+    gpu = any(row["GPU promised MiB"] for row in rows)
+    heads = {name: head for name, head in COLUMNS.items() if gpu or not name.startswith("GPU")}
+    cases = _by_network(rows, lambda row: {head: row[name] for name, head in heads.items()})
     limits = _by_network(found["limits"], _limits)
     return f"{cases}\n{NOTE}\n\nlimits of this machine, all slots together\n{limits}"
 

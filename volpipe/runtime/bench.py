@@ -51,6 +51,7 @@ class Measured:
         read_s, compute_s, write_s: added over all slots; None where the engine does not tell.
         useful: share of the network's operations that whole-volume inference would need too.
         promised_bytes, peak_bytes: of the largest worker.
+        device_promised_bytes, device_peak_bytes: of a worker's GPU; 0 without one.
         audit: largest audited difference, in the unit of what is stored.
         exact: what the product says.
     """
@@ -65,6 +66,8 @@ class Measured:
     useful: float
     promised_bytes: int
     peak_bytes: int
+    device_promised_bytes: int
+    device_peak_bytes: int
     audit: float
     exact: bool
 
@@ -203,6 +206,8 @@ def _measured(summary: Summary, told: dict[str, Any], cpu_s: float, shape: Seque
         useful=price.useful_flops / price.flops if price.flops else 1.0,
         promised_bytes=price.worker_bytes,
         peak_bytes=max(summary.peak_bytes.values()),
+        device_promised_bytes=price.device_bytes,
+        device_peak_bytes=summary.device_peak_bytes,
         audit=told["audit"]["largest"],
         exact=told["exact"],
     )
@@ -238,7 +243,6 @@ def _row(case: Case, found: list[Measured], limits: Limits) -> dict[str, Any]:
         return None if None in values else statistics.median(values)
 
     rate = statistics.median(one.voxels / one.wall_s for one in found)
-    alone = limits.forward * of("useful")
     return {
         "network": case.network,
         "stitching": case.stitching,
@@ -248,7 +252,7 @@ def _row(case: Case, found: list[Measured], limits: Limits) -> dict[str, Any]:
         "Mvoxel/s": rate / 1e6,
         "wall s": of("wall_s"),
         "slots": found[0].slots,
-        "of the network alone": rate / alone,
+        "of the network alone": rate / limits.forward,
         "CPU-s": of("cpu_s"),
         "read s": of("read_s"),
         "compute s": of("compute_s"),
@@ -256,6 +260,8 @@ def _row(case: Case, found: list[Measured], limits: Limits) -> dict[str, Any]:
         "useful": of("useful"),
         "promised MiB": None if case.engine == "map-overlap" else of("promised_bytes") / 2**20,
         "peak MiB": max(one.peak_bytes for one in found) / 2**20,
+        "GPU promised MiB": of("device_promised_bytes") / 2**20,
+        "GPU peak MiB": max(one.device_peak_bytes for one in found) / 2**20,
         "audit": max(one.audit for one in found),
         "exact": all(one.exact for one in found),
     }

@@ -1,6 +1,6 @@
 """What `bench` runs: a network in every way in which it can be stitched.
 
-network x stitching x assembly x engine x precision --> Case     padded          tile, overlap, blends
+network x stitching x assembly x engine x precision --> Case     padded          tile, overlap, exact, blends
                                                                  without padding valid, valid in a mirror
                                                                  2D networks also orthoslices
                                                                  a fixed input   windows
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -20,7 +20,11 @@ from volpipe.jobs.fields import Fields, one_for_three
 
 PRESETS = ("unet3d_l3_w8", "unet3d_l3_valid_w8", "unet2d_l4_w8", "unet2d_l4_valid_w8", "mae3d_p4_w48")
 PRESET = "preset:"
+TRIED = 64  # voxels along an axis
 VALID: tuple[dict[str, Any], ...] = ({"stitching": "valid"}, {"stitching": "valid", "faces": "reflect"})
+
+if TYPE_CHECKING:
+    from volpipe.models.model import Model
 
 Engine = Literal["blocks", "map-overlap"]
 Precision = Literal["fp32", "bf16", "fp16", "fp64"]
@@ -83,15 +87,16 @@ def cases(options: BenchOptions, channels: int) -> Iterator[Case]:
     """Every way in which the networks can be stitched."""
     models = [options.model] if options.model else [f"{PRESET}{name}" for name in PRESETS]
     for model in models:
-        ndim, footprint = _network(options, model, channels)
+        ndim, footprint, by_intervals = _network(options, model, channels)
         for assembly in ("3d",) if ndim == 3 else ("2d", "orthoslice"):
-            for given in _stitchings(footprint, assembly, options.blends):
+            for given in _stitchings(footprint, by_intervals, assembly, options.blends):
                 for engine in options.engines:
                     for precision in options.precisions:
                         yield Case(model, tuple(given.items()), assembly, engine, precision)
 
 
-def _network(options: BenchOptions, model: str, channels: int) -> tuple[int, Footprint]:
+def _network(options: BenchOptions, model: str, channels: int) -> tuple[int, Footprint, bool]:
+    """Its axes, its footprint, and whether it can be run by intervals."""
     from volpipe.models import load_model, resolve_model
     from volpipe.models.settle import settle
 
@@ -104,12 +109,26 @@ def _network(options: BenchOptions, model: str, channels: int) -> tuple[int, Foo
     settled = settle(ref, loaded, halo="ignored", allow_inexact=False)
     if settled.footprint is None:
         raise ConfigError(f"{model}: cannot be tiled exactly ({settled.unknown}); bench compares modes that can be")
-    return loaded.ndim, settled.footprint
+    return loaded.ndim, settled.footprint, _is_captured(loaded, settled.footprint)
 
 
-def _stitchings(footprint: Footprint, assembly: str, blends: Sequence[str]) -> Sequence[dict[str, Any]]:
+def _is_captured(model: Model, footprint: Footprint) -> bool:
+    from volpipe.inference.intervals import capture
+    from volpipe.inference.intervals.rule import CannotCapture
+
+    try:
+        capture(model.network, [axis.admissible(TRIED) for axis in footprint.axes], model.in_channels)
+    except CannotCapture:
+        return False
+    return True
+
+
+def _stitchings(
+    footprint: Footprint, by_intervals: bool, assembly: str, blends: Sequence[str]
+) -> Sequence[dict[str, Any]]:
     if any(axis.window for axis in footprint.axes):
         return ({"stitching": "windows"},)
     if any(axis.lost for axis in footprint.axes):
         return () if assembly == "orthoslice" else VALID  # planes that lose different voxels have no mean
-    return ({"stitching": "tile"}, {"stitching": "overlap"}, *({"blend": profile} for profile in blends))
+    whole = ({"stitching": "overlap"}, *({"stitching": "exact"},) * by_intervals)
+    return ({"stitching": "tile"}, *whole, *({"blend": profile} for profile in blends))

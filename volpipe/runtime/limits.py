@@ -9,6 +9,7 @@ A row of `volpipe bench` beside these says what the engine adds, and what no eng
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections import Counter
@@ -21,12 +22,12 @@ from typing import Any
 import numpy as np
 
 from volpipe.geometry import Box
-from volpipe.inference.predictor import predictor
 from volpipe.jobs.apply import ApplyJob
 from volpipe.jobs.apply_work import ApplyWork
 from volpipe.plan import Budget, Plan, Receipt, Task
 from volpipe.runtime.run import run
 from volpipe.runtime.settings import RunSettings
+from volpipe.stitching import Tile
 from volpipe.volume import Product, create_product
 
 TIMES = 3  # that a limit is measured by each slot; the median counts
@@ -39,7 +40,7 @@ class Limits:
     """Of all slots together.
 
     Attributes:
-        forward: input voxels a second through the network, on a tile of the run.
+        forward: voxels of the product a second from the network, on a tile of the run.
         copy: bytes a second.
         read, write: stored bytes a second, uncompressed.
     """
@@ -112,22 +113,21 @@ class _Limit:
 
     def _forward(self) -> Callable[[], float]:
         inference, source = self.apply.inference, self.apply.source
-        network = predictor(
-            inference.model, inference.normalisation, inference.device, inference.precision, inference.threads
-        )
-        tile = np.zeros((inference.batch, source.channels, *self._usual_read()), source.dtype)
+        network, tile = inference.network(), self._usual_tile()
+        images = np.zeros((inference.batch, source.channels, *tile.read.shape), source.dtype)
 
         def once() -> float:
-            inference.assembly.run(network, tile)
-            return float(tile.size / source.channels)
+            inference.assembly.run(network, images, tile)
+            return float(inference.batch * min(tile.own.size, math.prod(inference.tile)))  # blended rims are shared
 
         return once
 
-    def _usual_read(self) -> tuple[int, ...]:
-        """The shape that most tiles of the middle block see."""
+    def _usual_tile(self) -> Tile:
+        """One that reads as much as most tiles of the middle block."""
         middle = self.apply.grid[len(self.apply.grid) // 2]
-        shapes = Counter(tile.read.shape for tile in self.apply.inference.tiles(middle.core))
-        return shapes.most_common(1)[0][0]
+        tiles = self.apply.inference.tiles(middle.core)
+        usual, _ = Counter(tile.read.shape for tile in tiles).most_common(1)[0]
+        return next(tile for tile in tiles if tile.read.shape == usual)
 
     def _copy(self) -> Callable[[], float]:
         here, there = (np.ones(COPIED_BYTES, np.uint8) for _ in range(2))

@@ -45,6 +45,7 @@ class Summary:
         done, before: tasks done by this run, and by earlier ones.
         seconds_of: wall seconds by work and phase, added over all slots.
         peak_bytes: largest resident memory by worker.
+        device_peak_bytes: the most that a worker took of its GPU.
         result: one line on what came of it, or "".
         slots: items that all workers had in hand at once; 0 if there was nothing to do.
     """
@@ -56,6 +57,7 @@ class Summary:
     wall_s: float = 0.0
     seconds_of: dict[str, dict[str, float]] = field(default_factory=dict)
     peak_bytes: dict[str, int] = field(default_factory=dict)
+    device_peak_bytes: int = 0
     failures: list[Failure] = field(default_factory=list)
     result: str = ""
     slots: int = 0
@@ -67,6 +69,7 @@ class Summary:
         phases = self.seconds_of.setdefault(receipt.work, {})
         for phase, seconds in receipt.seconds.items():
             phases[phase] = phases.get(phase, 0.0) + seconds
+        self.device_peak_bytes = max(receipt.device_peak_bytes, self.device_peak_bytes)
         self.peak_bytes[receipt.worker] = max(receipt.peak_bytes, self.peak_bytes.get(receipt.worker, 0))
 
     @property
@@ -83,9 +86,10 @@ class Summary:
             return f"nothing to do: all {self.before} tasks were done before"
         phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in self.seconds.items())
         peak = size(max(self.peak_bytes.values()))
+        gpu = f", GPU {size(self.device_peak_bytes)}" if self.device_peak_bytes else ""
         before = f", {self.before} before" if self.before else ""
         masked = f", {self.skipped} skipped by the mask" if self.skipped else ""
-        return f"done: {self.done} tasks in {self.wall_s:.1f} s ({phases}){before}{masked}; largest worker {peak}"
+        return f"done: {self.done} tasks in {self.wall_s:.1f} s ({phases}){before}{masked}; largest worker {peak}{gpu}"
 
 
 def run(

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from volpipe.errors import VolpipeError, WriteError, named
+from volpipe.inference.device import peak_device_bytes
 from volpipe.plan import Receipt, TaskName, Work
 
 
@@ -76,7 +77,8 @@ def _do(work_name: str, work: Work, item: int) -> Outcome:
 
 def signed(receipt: Receipt) -> Receipt:
     """The receipt with the name and the largest memory of this process."""
-    return replace(receipt, peak_bytes=peak_resident_bytes(), worker=_name())
+    peak, on_gpu = peak_resident_bytes(), peak_device_bytes()
+    return replace(receipt, peak_bytes=peak, device_peak_bytes=on_gpu, worker=_name())
 
 
 def _name() -> str:

@@ -5,12 +5,12 @@
     orthoslice  (2d, z  +  2d, y  +  2d, x) / 3, summed in this order, before any encoding
 
 Convention: t counts tiles, c channels. A 2D network meets a 3D tile as a batch of planes; planes across y and x are
-taken as they are stored, whatever the voxel size. Source: orthoslice inference of arXiv 2606.20095.
+taken as they are stored, whatever the voxel size; those that a tile reads and does not own are left out.
+Source: orthoslice inference of arXiv 2606.20095.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -20,11 +20,10 @@ from numpy.typing import NDArray
 
 from volpipe.errors import ConfigError
 from volpipe.geometry import Footprint
+from volpipe.stitching.tile import Tile, TileNetwork
 
 AXES = "zyx"
 NAMES = ("2d", "3d", "orthoslice")
-
-Network = Callable[[NDArray[Any]], NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,31 +58,32 @@ class Assembly:
             return network
         return reduce(Footprint.hull, (network.along(AXES.index(axis)) for axis in self.across))
 
-    def network_shapes(self, tile: tuple[int, ...]) -> list[tuple[int, tuple[int, ...]]]:
-        """What the network sees of one tile (z, y, x): for each pass how many inputs, and their spatial shape."""
+    def passes(self, tile: Tile) -> list[tuple[int, Tile, int | None]]:
+        """What the network sees of one tile: for each pass how many inputs, what they read and own, and the axis that
+        they are across."""
         if not self.across:
-            return [(1, tile)]
-        numbers = [AXES.index(axis) for axis in self.across]
-        return [(tile[number], (*tile[:number], *tile[number + 1 :])) for number in numbers]
+            return [(1, tile, None)]
+        axes = [AXES.index(axis) for axis in self.across]
+        return [(tile.own.shape[axis], tile.across(axis), axis) for axis in axes]
 
-    def run(self, network: Network, tiles: NDArray[Any]) -> NDArray[Any]:
-        """Apply a network to tiles.
+    def run(self, network: TileNetwork, images: NDArray[Any], tile: Tile) -> NDArray[Any]:
+        """Apply a network to tiles that read and own alike.
 
         Args:
-            network: (n, c, ...) -> (n, c', ...).
-            tiles: (t, c, z, y, x).
+            images: (t, c, z, y, x), what each of them reads.
+            tile: one of them.
 
         Returns:
-            (t, c', z, y, x).
+            (t, c', z, y, x), what each of them owns.
         """
         if not self.across:
-            return network(tiles)
-        first, *others = (_by_planes(network, tiles, 2 + AXES.index(axis)) for axis in self.across)
+            return network(images, tile, None)
+        first, *others = (_by_planes(network, images, tile, AXES.index(axis)) for axis in self.across)
         return sum(others, start=first) / np.asarray(len(self.across), first.dtype) if others else first
 
 
-def _by_planes(network: Network, tiles: NDArray[Any], axis: int) -> NDArray[Any]:
+def _by_planes(network: TileNetwork, images: NDArray[Any], tile: Tile, axis: int) -> NDArray[Any]:
     """The network on the planes across one axis of the tiles."""
-    planes = np.moveaxis(tiles, axis, 1)
-    values = network(planes.reshape(-1, *planes.shape[2:]))
-    return np.moveaxis(values.reshape(*planes.shape[:2], *values.shape[1:]), 1, axis)
+    planes = np.moveaxis(images, 2 + axis, 1)[:, tile.crop[axis]]
+    values = network(planes.reshape(-1, *planes.shape[2:]), tile.across(axis), axis)
+    return np.moveaxis(values.reshape(*planes.shape[:2], *values.shape[1:]), 1, 2 + axis)

@@ -39,6 +39,7 @@ class Blend:
 
     name: ClassVar[str] = "overlap"
     reads_halo: ClassVar[bool] = True
+    by_intervals: ClassVar[bool] = False
     outside: ClassVar[Outside] = CROPPED.outside
 
     @property

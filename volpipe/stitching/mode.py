@@ -1,6 +1,7 @@
 """What a stitching mode must say, and the modes by name.
 
 tile      tiles that see nothing of each other       declared inexact
+exact     of every layer what the tile needs         equals whole-volume inference
 overlap   padded convolutions, the rim cropped       equals whole-volume inference
  blend    the same, rims weighted and summed         declared inexact
 valid     networks without padding                   equals the network on the (reflected) volume
@@ -15,6 +16,7 @@ from typing import Protocol
 from volpipe.errors import ConfigError
 from volpipe.geometry import Box, Footprint
 from volpipe.stitching.blend import Blend, Profile
+from volpipe.stitching.exact import Exact
 from volpipe.stitching.outside import Outside
 from volpipe.stitching.overlap import Overlap
 from volpipe.stitching.tile import Tile
@@ -22,7 +24,7 @@ from volpipe.stitching.tile_and_stitch import TileAndStitch
 from volpipe.stitching.valid import Faces, Valid
 from volpipe.stitching.windows import Windows
 
-NAMES = ("overlap", "tile", "valid", "windows")
+NAMES = ("exact", "overlap", "tile", "valid", "windows")
 
 
 class Mode(Protocol):
@@ -41,6 +43,11 @@ class Mode(Protocol):
     @property
     def reads_halo(self) -> bool:
         """True if tiles read beyond what they own, as far as the footprint says."""
+        ...
+
+    @property
+    def by_intervals(self) -> bool:
+        """True if the network is not run on all that a tile reads, but layer by layer on what each of them needs."""
         ...
 
     @property
@@ -88,6 +95,8 @@ def mode_of(name: str | None, footprint: Footprint, *, blend: Profile | None = N
         raise ConfigError(f"blend {blend}: stitching {name} has no rims to weigh; give it with --stitching overlap")
     if faces != "crop" and name != "valid":
         raise ConfigError(f"faces {faces}: stitching {name} pads as its network does; give it with --stitching valid")
+    if name == "exact":
+        return Exact()
     if name == "overlap":
         return Overlap() if blend is None else Blend(blend)
     return Valid(faces) if name == "valid" else Windows() if name == "windows" else TileAndStitch()

@@ -26,6 +26,7 @@ class Overlap:
     name: ClassVar[str] = "overlap"
     inexact: ClassVar[str] = ""
     reads_halo: ClassVar[bool] = True
+    by_intervals: ClassVar[bool] = False
     outside: ClassVar[Outside] = "edge"
 
     def misfit(self, footprint: Footprint) -> str:

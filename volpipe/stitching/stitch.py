@@ -1,11 +1,11 @@
 """Run a network over the tiles of one block and write each tile's own outputs.
 
-The network is a plain callable: this floor knows no torch, and a test can stitch with a numpy function.
+The network is a plain callable (tile.py): this floor knows no torch, and a test can stitch with a numpy function.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import reduce
 from itertools import groupby
 from typing import Any
@@ -17,9 +17,7 @@ from volpipe.geometry import Box
 from volpipe.stitching.assembly import Assembly
 from volpipe.stitching.encoding import Encoding
 from volpipe.stitching.outside import Outside, cut, seen
-from volpipe.stitching.tile import Tile
-
-Network = Callable[[NDArray[Any]], NDArray[Any]]
+from volpipe.stitching.tile import Tile, TileNetwork
 
 
 def read_box(tiles: Iterable[Tile], volume: Sequence[int], outside: Outside) -> Box:
@@ -31,7 +29,7 @@ def stitch(
     voxels: NDArray[Any],
     box: Box,
     tiles: Sequence[Tile],
-    network: Network,
+    network: TileNetwork,
     *,
     volume: Sequence[int],
     outside: Outside,
@@ -47,7 +45,7 @@ def stitch(
         voxels: as stored (c, z, y, x) of `box`.
         box: what they cover, in voxels of the volume; holds what the tiles need (`read_box`).
         tiles: from a mode; either none has weights, or all have.
-        network: (n, c, ...) stored voxels -> (n, c', ...) values, of the spatial shape times the tiles' scale.
+        network: stored voxels to values.
         volume: shape of the volume, beyond which `outside` says what the network sees.
         outside: of the mode.
         assembly: how the network sees a tile.
@@ -60,9 +58,8 @@ def stitch(
     total: NDArray[Any] | None = None
     for group in _batches(tiles, batch):
         stack = np.stack([cut(voxels, box, tile.read, volume, outside) for tile in group])
-        for tile, values in zip(group, assembly.run(network, stack), strict=True):
+        for tile, part in zip(group, assembly.run(network, stack, group[0]), strict=True):
             own = (slice(None), *tile.own.relative_to(core.start).slices)
-            part = values[(slice(None), *tile.crop)]
             if not tile.weights:
                 out[own] = encoding.encode(part)
                 continue
@@ -81,10 +78,12 @@ def _weighted(values: NDArray[Any], weights: Sequence[NDArray[Any]]) -> NDArray[
 
 
 def _batches(tiles: Sequence[Tile], batch: int) -> Iterator[list[Tile]]:
-    for _, same in groupby(sorted(tiles, key=_shape), key=_shape):  # stable: lattice order within a shape
+    by_shape = sorted(tiles, key=lambda tile: tile.read.shape)  # stable: weighted tiles are summed in lattice order
+    for _, same in groupby(by_shape, key=_alike):
         group = list(same)
         yield from (group[i : i + batch] for i in range(0, len(group), batch))
 
 
-def _shape(tile: Tile) -> tuple[int, ...]:
-    return tile.read.shape
+def _alike(tile: Tile) -> tuple[tuple[int, ...], ...]:
+    """Equal for tiles that read as much, and own the same part of it."""
+    return tile.read.shape, *((along.start, along.stop) for along in tile.crop)

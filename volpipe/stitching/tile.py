@@ -9,6 +9,7 @@ keeps the resolution.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -40,3 +41,28 @@ class Tile:
         scale = self.scale or (Fraction(1),) * self.read.ndim
         read = [int(start * s) for start, s in zip(self.read.start, scale, strict=True)]
         return self.own.relative_to(self.first or (0,) * self.read.ndim).relative_to(read).slices
+
+    def across(self, axis: int) -> Tile:
+        """As the planes across an axis have it."""
+        own, read = (Box(_without(box.start, axis), _without(box.stop, axis)) for box in (self.own, self.read))
+        return Tile(own, read, _without(self.first, axis), _without(self.scale, axis))
+
+
+TileNetwork = Callable[[NDArray[Any], Tile, int | None], NDArray[Any]]
+"""(images, tile, axis) -> values: images (n, c, ...) of `tile.read` to values (n, c', ...) of `tile.own`. For planes
+`tile` has two axes, and `axis` is the one that they are across; else it is None."""
+
+
+def cropped(network: Callable[[NDArray[Any]], NDArray[Any]]) -> TileNetwork:
+    """A network that is run on all that a tile reads; what it gives beyond the tile's own is cut off."""
+
+    def infer(images: NDArray[Any], tile: Tile, axis: int | None) -> NDArray[Any]:
+        own: tuple[Any, ...] = (..., *tile.crop)
+        values: NDArray[Any] = network(images)[own]
+        return values
+
+    return infer
+
+
+def _without(values: Sequence[Any], axis: int) -> tuple[Any, ...]:
+    return (*values[:axis], *values[axis + 1 :])

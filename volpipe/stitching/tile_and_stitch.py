@@ -25,6 +25,7 @@ class TileAndStitch:
     name: ClassVar[str] = "tile"
     inexact: ClassVar[str] = "tile: tiles see nothing of each other"
     reads_halo: ClassVar[bool] = False
+    by_intervals: ClassVar[bool] = False
     outside: ClassVar[Outside] = "edge"
 
     def misfit(self, footprint: Footprint) -> str:

@@ -36,6 +36,7 @@ class Valid:
     name: ClassVar[str] = "valid"
     inexact: ClassVar[str] = ""
     reads_halo: ClassVar[bool] = True
+    by_intervals: ClassVar[bool] = False
 
     @property
     def outside(self) -> Outside:

@@ -29,6 +29,7 @@ class Windows:
     name: ClassVar[str] = "windows"
     inexact: ClassVar[str] = "fixed window: the network sees one window at a time"
     reads_halo: ClassVar[bool] = False
+    by_intervals: ClassVar[bool] = False
     outside: ClassVar[Outside] = "edge"
 
     def misfit(self, footprint: Footprint) -> str:

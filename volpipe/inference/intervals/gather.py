@@ -107,6 +107,15 @@ def _slice(call: Call) -> Rule:
     return _along(call, axis, lambda o: o * step + start)
 
 
+@rule(ATEN.narrow.default)
+def _narrow(call: Call) -> Rule:
+    axis, start = call.args[1] % (2 + call.ndim) - 2, call.args[2]
+    if axis < 0:
+        return per_voxel(call)
+    start = max(0, start + call.sizes[0][axis]) if start < 0 else start
+    return _along(call, axis, lambda o: o + start)
+
+
 @rule(ATEN.roll.default)
 def _roll(call: Call) -> Rule:
     dims = [dim % (2 + call.ndim) for dim in call.arg(2, "dims", ())]

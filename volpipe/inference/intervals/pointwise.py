@@ -159,7 +159,20 @@ rule(ATEN.split_with_sizes.default, ATEN.split.Tensor, ATEN.chunk.default)(_over
 @rule(ATEN._native_batch_norm_legit_no_training.default)
 def _batch_norm(call: Call) -> Pointwise:
     weight, bias, mean, variance, _, epsilon = call.args[1:7]
+    return _with_running_statistics(call, weight, bias, mean, variance, epsilon)
 
+
+@rule(ATEN.batch_norm.default)
+def _batch_norm_as_written(call: Call) -> Pointwise:
+    weight, bias, mean, variance, training, _, epsilon = call.args[1:8]
+    if training:
+        raise call.refused("takes the statistics of the image in training mode; call eval() before exporting")
+    return _with_running_statistics(call, weight, bias, mean, variance, epsilon)
+
+
+def _with_running_statistics(
+    call: Call, weight: Tensor | None, bias: Tensor | None, mean: Tensor, variance: Tensor, epsilon: float
+) -> Pointwise:
     def operation(out: Box, inputs: Sequence[Tensor]) -> Tensor:
         return functional.batch_norm(inputs[0], mean, variance, weight, bias, False, 0.0, epsilon)
 
