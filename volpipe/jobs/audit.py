@@ -71,22 +71,23 @@ class AuditWork:
 
     def _computed(self, spot: Spot, which: int) -> Any:
         """The encoded voxels of a spot's box, from one of the two tiles that are laid around it."""
-        tiles = [self.tile(spot, which)]
-        voxels, box = self.apply.read(tiles, f"the audit of {spot.box}")
+        tile = self.tile(spot, which)
+        voxels, box = self.apply.read([tile], f"the audit of {spot.box}")
         inference = self.apply.inference
         if self.whole:
             inference = replace(inference, mode=Overlap())
-        return inference(voxels, box, tiles, spot.box)
+        values = inference(voxels, box, [tile], tile.own)  # all of it: by intervals a part would be computed alone
+        return values[(slice(None), *spot.box.relative_to(tile.own.start).slices)]
 
     def tile(self, spot: Spot, which: int) -> Tile:
-        """One of the two tiles that are laid around a spot; it owns no more than the spot's box."""
+        """One of the two tiles that are laid around a spot."""
         inference = self.apply.inference
         mode, volume, footprint = inference.mode, inference.volume, inference.footprint
         around = _same_tile_around if mode.inexact else partial(_around, thin=self.whole)
         end = mode.region(volume, footprint).stop
         axes = zip(spot.box.start, spot.box.stop, inference.tile, footprint.output_period, end, strict=True)
         start, stop = zip(*(around(*axis, which) for axis in axes), strict=True)
-        return replace(mode.alone(Box(start, stop), volume, footprint), own=spot.box)
+        return mode.alone(Box(start, stop), volume, footprint)
 
 
 def _around(a: int, b: int, tile: int, period: int, end: int, which: int, *, thin: bool) -> tuple[int, int]:
