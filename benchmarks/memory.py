@@ -41,7 +41,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
         {
             "shape": (512,) * 3,
             "dtype": "uint16",
-            "job": UNET | {"model": "preset:unet3d_l4_w16", "precision": "bf16", "block": (128,) * 3},
+            "job": UNET | {"model": "preset:unet3d_l4_w16", "block": (128,) * 3},
         },
     ],
 }

@@ -15,10 +15,16 @@ from volpipe.errors import ModelError
 from volpipe.geometry import Footprint
 from volpipe.inference.precision import Precision
 from volpipe.inference.price import ForwardPrice, forward_price, joined_price
-from volpipe.models import load_model, resolve_model
+from volpipe.models import kernels, load_model, resolve_model
 
 FP32, FP64, BF16 = (Precision(name) for name in ("fp32", "fp64", "bf16"))
 VOXELS = 10 * 12
+
+
+@pytest.fixture(autouse=True)
+def half_is_fast(monkeypatch):
+    """Whatever CPU this is."""
+    monkeypatch.setattr(kernels, "has_fast", lambda dtype: dtype != torch.float64)
 
 
 def test_floating_point_operations_of_convolutions(model, two_layers):
@@ -86,6 +92,16 @@ def test_float64_counts_what_torch_unrolls(model, two_layers):
     price = forward_price(model(two_layers()), (10, 12), 1, FP64)
     assert price.peak_bytes == pytest.approx(image + windows + hidden, abs=hidden)
     assert price.peak_bytes >= image + windows
+
+
+def test_half_precision_unrolls_too_where_a_cpu_has_no_instructions_for_it(model, two_layers, monkeypatch):
+    fast = forward_price(model(two_layers()), (10, 12), 1, BF16).peak_bytes
+    monkeypatch.setattr(kernels, "has_fast", lambda dtype: dtype == torch.float32)
+    windows = 2 * 3 * 3 * VOXELS * 2
+    assert forward_price(model(two_layers()), (10, 12), 1, BF16).peak_bytes == pytest.approx(fast + windows, rel=0.3)
+    assert forward_price(model(two_layers()), (10, 12), 1, BF16, device="cuda").peak_bytes == fast
+    assert not BF16.is_fast_on_cpu
+    assert FP64.is_fast_on_cpu
 
 
 def test_a_batch_costs_so_many_tiles(model, two_layers):

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from volpipe.errors import ConfigError
+from volpipe.models import kernels
 
 _COMPUTE = {"fp32": torch.float32, "fp64": torch.float64, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -35,6 +36,12 @@ class Precision:
     def storage(self) -> torch.dtype:
         """What weights, inputs and outputs are held in."""
         return torch.float64 if self.name == "fp64" else torch.float32
+
+    @property
+    def is_fast_on_cpu(self) -> bool:
+        """False where this CPU computes it by detours: half precision without AVX-512. Always true of fp64, which is
+        asked for its digits."""
+        return self.name == "fp64" or kernels.has_fast(self.compute)
 
     def context(self, device: str) -> AbstractContextManager[Any]:
         """Around a forward pass."""

@@ -45,8 +45,9 @@ class Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
     tensors do so themselves (torch.cat), a plain stack of convolutions does not.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "cpu") -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._on_cpu = device == "cpu"
         self.flops = 0
         self.alive = 0
         self.peak = 0
@@ -78,7 +79,7 @@ class Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
         out = func(*args, **kwargs)
         if formula := flop_registry.get(func.overloadpacket):
             self.flops += formula(*args, **kwargs, out_val=out)
-        if func.overloadpacket in _CONVOLUTIONS and _unrolls(args[0], args[1]):
+        if self._on_cpu and func.overloadpacket in _CONVOLUTIONS and _unrolls(args[0], args[1]):
             image = args[0] if args[6] else out  # transposed: from the outputs' windows back to the image
             self.scratch(_columns_bytes(image, args[1]))
         for leaf in tree_iter(out):
@@ -88,8 +89,11 @@ class Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _unrolls(x: Tensor, weight: Tensor) -> bool:
-    """True where torch 2.13 takes no oneDNN kernel on a CPU: float64, and small 3D images in fp32."""
-    return x.dtype == torch.float64 or (x.dtype == torch.float32 and x.ndim == 5 and kernels.unrolls(x, weight))
+    """True where torch 2.13 takes no oneDNN kernel on a CPU: float64, small 3D images in fp32, and half precision where
+    the CPU has no instructions for it."""
+    if x.dtype == torch.float32:
+        return x.ndim == 5 and kernels.unrolls(x, weight)
+    return not kernels.has_fast(x.dtype)
 
 
 def _columns_bytes(image: Tensor, weight: Tensor) -> int:
@@ -97,7 +101,9 @@ def _columns_bytes(image: Tensor, weight: Tensor) -> int:
     return weight[0].numel() * image[0, 0].numel() * image.element_size()
 
 
-def forward_price(model: Model, shape: Sequence[int], batch: int, precision: Precision) -> ForwardPrice:
+def forward_price(
+    model: Model, shape: Sequence[int], batch: int, precision: Precision, device: str = "cpu"
+) -> ForwardPrice:
     """The price of `batch` tiles of `shape` (the network's spatial axes).
 
     Under autocast activations are counted in half precision, input and output in fp32 beside them.
@@ -108,7 +114,7 @@ def forward_price(model: Model, shape: Sequence[int], batch: int, precision: Pre
     size = (batch, model.in_channels, *shape)
     try:
         network = copy.deepcopy(model.network).to("meta", precision.compute)
-        flops, peak = count_pass(network, torch.empty(size, dtype=precision.compute, device="meta"))
+        flops, peak = count_pass(network, torch.empty(size, dtype=precision.compute, device="meta"), device)
     except (AssertionError, NotImplementedError, RuntimeError):  # TorchScript, tensors made without device=
         flops, peak = _count_small(model, size, precision)
     peak += cast_bytes(model, shape, batch, precision)
@@ -163,9 +169,10 @@ def _uncounted(network: torch.nn.Module, x: Tensor) -> Exception | None:
 
 
 @torch.no_grad()
-def count_pass(network: Callable[[Tensor], Any], x: Tensor) -> tuple[float, int]:
-    """Floating-point operations and peak bytes of network(x), `x` included; on meta tensors nothing is computed."""
-    with Count() as counted:
+def count_pass(network: Callable[[Tensor], Any], x: Tensor, device: str = "cpu") -> tuple[float, int]:
+    """Floating-point operations and peak bytes of network(x), `x` included, as they will be on a device; on meta
+    tensors nothing is computed."""
+    with Count(device) as counted:
         counted.count(x)
         network(x)
     return float(counted.flops), counted.peak

@@ -44,7 +44,7 @@ def plan_of(setup: Setup, budget: Budget) -> Plan:
         count=_count(setup, audit),
         price=price,
         key=setup.key(tile),
-        facts=_facts(setup, tile, price),
+        facts=_facts(setup, tile, price, budget.device),
         reduce=joined,
         skips=None if setup.mask is None else apply.skips,
     )
@@ -95,10 +95,11 @@ class Pricing:
         return sum(self._whole(1, seen, axis).flops / seen.read.size for _, seen, axis in passes)
 
     def _whole(self, inputs: int, tile: stitching.Tile, axis: int | None) -> ForwardPrice:
-        return forward_price(self.setup.model, tile.read.shape, inputs, Precision(self.setup.job.precision))
+        precision = Precision(self.setup.job.precision)
+        return forward_price(self.setup.model, tile.read.shape, inputs, precision, self.budget.device)
 
     def _by_intervals(self, inputs: int, tile: stitching.Tile, axis: int | None) -> ForwardPrice:
-        cost = self.setup.program(axis).plan(tile.own).cost(inputs)
+        cost = self.setup.program(axis).plan(tile.own).cost(inputs, self.budget.device)
         at_the_ends = cast_bytes(self.setup.model, tile.read.shape, inputs, Precision(self.setup.job.precision))
         return replace(cost, peak_bytes=cost.peak_bytes + at_the_ends, weight_bytes=self._weight_bytes)
 
@@ -215,7 +216,7 @@ def _tasks(setup: Setup, audit: AuditWork) -> Iterator[Task]:
     yield from pyramid_tasks(setup.layout, setup.factors, setup.grid, NAME)
 
 
-def _facts(setup: Setup, tile: Tile, price: Price) -> tuple[tuple[str, str], ...]:
+def _facts(setup: Setup, tile: Tile, price: Price, device: str) -> tuple[tuple[str, str], ...]:
     grid, source, layout, inexact = setup.grid, setup.source, setup.layout, setup.inexact()
     promise = f"inexact ({inexact})" if inexact else setup.on_trust() or "equals whole-volume inference"
     promise += f"; not exact, which would cost less: {setup.not_exact}" if setup.not_exact else ""
@@ -230,6 +231,8 @@ def _facts(setup: Setup, tile: Tile, price: Price) -> tuple[tuple[str, str], ...
         ("compute", f"{price.flops / 1e12:.3g} TFLOP, {useful:.0%} of it useful"),
         ("memory", f"{plain.size(price.worker_bytes)} promised per worker"),
     ]
+    if device == "cpu" and not Precision(setup.job.precision).is_fast_on_cpu:
+        facts.append(("precision", f"{setup.job.precision}: this CPU has no instructions for it; fp32 is far faster"))
     if price.device_bytes:
         facts.append(("GPU memory", f"{plain.size(price.device_bytes)} promised"))
     return tuple(facts)

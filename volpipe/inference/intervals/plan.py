@@ -74,12 +74,12 @@ class Plan:
             raise GeometryError(f"window of {tuple(window.shape[2:])} voxels: this block reads {self.read.shape}")
         return run_plan(make_plan(self.program.in_slabs, self.block), window)
 
-    def cost(self, batch: int = 1) -> ForwardPrice:
+    def cost(self, batch: int = 1, device: str = "cpu") -> ForwardPrice:
         """Of `batch` blocks of this shape, on meta tensors: nothing is computed. Counted as `forward_price` counts."""
         plan = make_plan(self.program.on_meta, self.block)
         shape = (batch, self.program.in_channels, *self.read.shape)
         window = torch.empty(shape, dtype=self.program.dtype, device="meta")
-        return ForwardPrice(*count_pass(plan, window), self.program.weight_bytes)
+        return ForwardPrice(*count_pass(plan, window, device), self.program.weight_bytes)
 
 
 def run_plan(plan: Plan, window: Tensor, after: Callable[[], object] | None = None) -> Tensor:
