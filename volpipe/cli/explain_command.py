@@ -32,7 +32,7 @@ def command(
     """Show on which interval every layer of MODEL must run for one block, and what that costs.
 
     Beside it, what overlap-and-crop costs for the same block, where the footprint is known in closed form. Nothing is
-    computed, so no volume is too large. `volpipe apply` does not run by intervals yet.
+    computed, so no volume is too large. `volpipe apply --stitching exact` runs so.
     """
     from volpipe.inference.intervals.explain import explain
     from volpipe.models import load_model, resolve_model

@@ -12,6 +12,13 @@ def has_gpu() -> bool:
     return bool(torch.cuda.is_available())
 
 
+def instructions() -> str:
+    """The widest instructions that torch uses on this CPU, as "AVX2" or "AVX512"."""
+    import torch
+
+    return str(torch.backends.cpu.get_cpu_capability())
+
+
 def free_device_bytes() -> int:
     """Memory that this process may still take on its GPU."""
     import torch

@@ -9,13 +9,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from volpipe.inference.device import instructions
+
 PACKAGES = ("volpipe", "torch", "dask", "distributed", "zarr", "numcodecs", "numpy")
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, memory, and the versions of what did the work."""
+    """Processor and what torch uses of it, cores, memory, and the versions of what did the work."""
     return {
         "processor": _processor(),
+        "instructions": instructions(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": _memory_gib(),
         "system": f"{platform.system()} {platform.release().split('-')[0]}, Python {platform.python_version()}",
