@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from volpipe.geometry import Box
@@ -43,12 +44,20 @@ class Slabs:
             plan = make_plan(self.program, slab)
             part = run_plan(plan, cut(image, plan.read.relative_to(need.start)))
             if made is None:
-                made = part if slab == out else part.new_empty((*part.shape[:2], *out.shape))
+                made = part if slab == out else _empty_as(part, out)
             if made is not part:
                 cut(made, slab.relative_to(out.start)).copy_(part)
             del part
         assert made is not None  # a box is not empty
         return made
+
+
+def _empty_as(part: Tensor, box: Box) -> Tensor:
+    """Of the layout that a slab came in: in another one the pooling behind takes four times as long."""
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(part.ndim, torch.contiguous_format)
+    layout = last if part.is_contiguous(memory_format=last) else torch.contiguous_format
+    shape = (*part.shape[:2], *box.shape)
+    return torch.empty(shape, dtype=part.dtype, device=part.device, memory_format=layout)
 
 
 def _slabs(out: Box) -> Iterator[Box]:
