@@ -26,7 +26,7 @@ def test_apply_prints_its_plan_and_what_it_did(apply, output):
     assert answer.out.startswith(f"apply {MODEL} to ")
     assert "blocks       12 of 8 x 16 x 16" in answer.out
     assert re.search(r"read, write  \d+\.\d\d KiB, 60\.00 KiB uncompressed", answer.out)
-    assert "overlap, 3d: equals whole-volume inference" in answer.out
+    assert "exact, 3d: equals whole-volume inference" in answer.out
     assert "this process, 1 thread" in answer.out
     assert re.search(
         r"done: \d+ tasks in .* s \(read .* compute .* write .*\); largest worker \d+\.\d\d [GM]iB", answer.out

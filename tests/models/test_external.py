@@ -11,7 +11,7 @@ from torch import nn
 
 from volpipe.errors import ModelError
 from volpipe.models import load_model, resolve_model
-from volpipe.models.external import OneByOne
+from volpipe.models.layers import OneByOne
 
 BY_HAND = {"halo": (4,), "period": (2,)}
 
