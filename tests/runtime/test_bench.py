@@ -26,13 +26,13 @@ def ways(model, **options):
 
 def test_a_network_is_run_in_every_way_that_fits_it():
     one = {"engines": ("blocks",), "precisions": ("fp32",)}
-    padded = [("tile", "3d"), ("overlap", "3d"), ("overlap, gaussian", "3d")]
+    padded = [("tile", "3d"), ("overlap", "3d"), ("exact", "3d"), ("overlap, gaussian", "3d")]
     assert [way[:2] for way in ways("preset:unet3d_l3_w2", **one)] == padded
     planes = [(name, assembly) for assembly in ("2d", "orthoslice") for name, _ in padded]
     assert [way[:2] for way in ways("preset:unet2d_l4_w2", **one)] == planes
     assert [way[:2] for way in ways("preset:unet2d_l4_valid_w2", **one)] == [("valid", "2d"), ("valid, reflect", "2d")]
     assert [way[:2] for way in ways("preset:mae3d_p4_w12", **one)] == [("windows", "3d")]
-    assert len(ways("preset:unet3d_l3_w2")) == 3 * 2 * 2
+    assert len(ways("preset:unet3d_l3_w2")) == 4 * 2 * 2
 
 
 def test_a_network_of_other_channels_is_refused():
@@ -43,8 +43,8 @@ def test_a_network_of_other_channels_is_refused():
 def test_blends_are_those_asked_for():
     one = {"engines": ("blocks",), "precisions": ("fp32",), "model": "preset:unet3d_l3_w2"}
     every = [way[0] for way in ways(**one, blends=("linear", "hann", "gaussian"))]
-    assert every == ["tile", "overlap", "overlap, linear", "overlap, hann", "overlap, gaussian"]
-    assert [way[0] for way in ways(**one, blends=())] == ["tile", "overlap"]
+    assert every == ["tile", "overlap", "exact", "overlap, linear", "overlap, hann", "overlap, gaussian"]
+    assert [way[0] for way in ways(**one, blends=())] == ["tile", "overlap", "exact"]
 
 
 def test_axes_that_a_network_does_not_tell_are_given(tmp_path):
@@ -97,11 +97,11 @@ def test_one_block_of_each_engine_is_made_first_and_counts_for_nothing(found):
 
 def test_every_case_has_figures_beside_the_limits(found):
     result, said, _ = found
-    assert len(said) - 2 == 2 * len(result["rows"]) == 2 * 2 * 4
+    assert len(said) - 2 == 2 * len(result["rows"]) == 2 * 2 * 6
     for row in result["rows"]:
         assert all(row[name] > 0 for name in ("Mvoxel/s", "of the network alone", "CPU-s", "wall s", "peak MiB"))
         assert 0 < row["useful"] <= 1
-        assert row["exact"] is (row["stitching"] == "overlap")
+        assert row["exact"] is (row["stitching"] in ("overlap", "exact"))
         assert (row["promised MiB"] is None) is (row["engine"] == "map-overlap")
         assert row["slots"] == 1
     assert all(limit[name] > 1e3 for limit in result["limits"] for name in ("forward", "copy", "read", "write"))
@@ -112,7 +112,7 @@ def test_every_case_has_figures_beside_the_limits(found):
     keys = [
         tuple(limit[name] for name in ("network", "stitching", "assembly", "precision")) for limit in result["limits"]
     ]
-    assert len(set(keys)) == 4
+    assert len(set(keys)) == 6
     assert {key[0] for key in keys} == {row["network"] for row in result["rows"]}
 
 
@@ -145,7 +145,16 @@ def test_the_text_fits_a_terminal_and_holds_every_column_and_the_limits(found):
     assert lines[3].split()[:4] == ["tile", "2d", "blocks", "fp32"]
     limits = lines[lines.index("limits of this machine, all slots together") + 1 :]
     assert limits[0].split() == ["preci-", "forward", "copy", "read", "write"]
-    assert len(limits) == 2 + 1 + 4
+    assert len(limits) == 2 + 1 + 6
+
+
+def test_memory_of_gpus_is_told_where_there_are_any(found):
+    result, _, _ = found
+    assert "GPU" not in bench_text(result)
+    on_gpu = {"GPU promised MiB": 12345.0, "GPU peak MiB": 6789.0, "CPU-s": 12345.6, "precision": "bf16"}
+    lines = bench_text({**result, "rows": [{**row, **on_gpu} for row in result["rows"]]}).splitlines()
+    assert lines[0].split()[-4:] == ["GPU", "pro-", "GPU", "peak"]
+    assert max(map(len, lines)) <= 140
 
 
 def test_numbers_of_a_table_have_three_digits_and_no_exponent_below_a_million():

@@ -218,13 +218,13 @@ def test_whether_workers_have_a_gpu_is_not_asked_here(device):
 )
 def test_no_tile_of_an_inexact_mode_is_computed_twice_because_chunks_cut_it(model, options, tiles, monkeypatch):
     """Chunks are cut where tiles meet: a tile that is cut is computed whole by each chunk that has a part of it."""
-    seen, network = [], BlockInference._network
+    seen, network = [], BlockInference.network
 
     def counted(inference):
         run = network(inference)
-        return lambda stored: (seen.append(len(stored)), run(stored))[1]
+        return lambda stored, *where: (seen.append(len(stored)), run(stored, *where))[1]
 
-    monkeypatch.setattr(BlockInference, "_network", counted)
+    monkeypatch.setattr(BlockInference, "network", counted)
     applied(noise(32, 40, 100), (11, 40, 37), model, **options)
     assert sum(seen) == tiles
 

@@ -76,18 +76,20 @@ class AuditWork:
         inference = self.apply.inference
         if self.whole:
             inference = replace(inference, mode=Overlap())
-        values = inference(voxels, box, [tile], tile.own)  # all of it: by intervals a part would be computed alone
+        values = inference(voxels, box, [tile], tile.own)
         return values[(slice(None), *spot.box.relative_to(tile.own.start).slices)]
 
     def tile(self, spot: Spot, which: int) -> Tile:
-        """One of the two tiles that are laid around a spot."""
+        """One of the two tiles that are laid around a spot. It owns the spot's box; by intervals all that was laid around
+        it, since of the box alone both would compute the same."""
         inference = self.apply.inference
         mode, volume, footprint = inference.mode, inference.volume, inference.footprint
         around = _same_tile_around if mode.inexact else partial(_around, thin=self.whole)
         end = mode.region(volume, footprint).stop
         axes = zip(spot.box.start, spot.box.stop, inference.tile, footprint.output_period, end, strict=True)
         start, stop = zip(*(around(*axis, which) for axis in axes), strict=True)
-        return mode.alone(Box(start, stop), volume, footprint)
+        around_it = mode.alone(Box(start, stop), volume, footprint)
+        return around_it if mode.by_intervals else replace(around_it, own=spot.box)
 
 
 def _around(a: int, b: int, tile: int, period: int, end: int, which: int, *, thin: bool) -> tuple[int, int]:

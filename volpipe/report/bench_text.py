@@ -29,11 +29,12 @@ COLUMNS = {  # of `volpipe.runtime.bench.bench` -> heads of one or two lines
     "useful": "use-\nful",
     "promised MiB": "promise\nMiB",
     "peak MiB": "peak\nMiB",
-    "GPU promised MiB": "GPU pr.\nMiB",
-    "GPU peak MiB": "GPU\nMiB",
+    "GPU promised MiB": "GPU pro-\nmise MiB",
+    "GPU peak MiB": "GPU peak\nMiB",
     "audit": "audit",
     "exact": "exact",
 }
+HOST_MEMORY, GPU_MEMORY = ("promised MiB", "peak MiB"), ("GPU promised MiB", "GPU peak MiB")  # one of them is shown
 LIMITS: dict[str, tuple[str, float]] = {  # heads, and what one of their unit is
     "forward": ("forward\nMvoxel/s", 1e6),
     "copy": ("copy\nMB/s", 1e6),
@@ -50,7 +51,8 @@ def bench_text(found: Mapping[str, Any]) -> str:
     """Both tables, from what `bench` returns."""
     rows = found["rows"]
     gpu = any(row["GPU promised MiB"] for row in rows)
-    heads = {name: head for name, head in COLUMNS.items() if gpu or not name.startswith("GPU")}
+    left_out = HOST_MEMORY if gpu else GPU_MEMORY
+    heads = {name: head for name, head in COLUMNS.items() if name not in left_out}
     cases = _by_network(rows, lambda row: {head: row[name] for name, head in heads.items()})
     limits = _by_network(found["limits"], _limits)
     return f"{cases}\n{NOTE}\n\nlimits of this machine, all slots together\n{limits}"
