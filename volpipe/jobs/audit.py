@@ -80,8 +80,8 @@ class AuditWork:
         return values[(slice(None), *spot.box.relative_to(tile.own.start).slices)]
 
     def tile(self, spot: Spot, which: int) -> Tile:
-        """One of the two tiles that are laid around a spot. It owns the spot's box; by intervals all that was laid around
-        it, since of the box alone both would compute the same."""
+        """One of the two tiles that are laid around a spot. It owns the spot's box; by intervals all that was laid
+        around it: of the box alone both would compute the same."""
         inference = self.apply.inference
         mode, volume, footprint = inference.mode, inference.volume, inference.footprint
         around = _same_tile_around if mode.inexact else partial(_around, thin=self.whole)
