@@ -120,3 +120,9 @@ def test_single_precision_is_not_tf32():
     predictor(resolve_model("preset:unet3d_l3_w2"), Normalisation.identity(1), "cpu", "fp32", torch.get_num_threads())
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_one_line():
+    with pytest.raises(RunError, match="device cuda: torch finds no GPU in this process; give 'cpu'"):
+        predictor(resolve_model("preset:unet3d_l3_w2"), Normalisation.identity(1), "cuda", "fp32", 1)

@@ -5,7 +5,8 @@
     .finish(plan)                lists the pyramid and declares it complete
 
 The product does not depend on workers or memory: the block follows from the volume; the tile from the memory in
-`overlap`, where it changes nothing but rounding, and from the block in `tile`. A run that goes on keeps its tile.
+`exact` and `overlap`, where it changes nothing but rounding, and from the block in `tile`. A run that goes on keeps
+its tile.
 """
 
 from __future__ import annotations

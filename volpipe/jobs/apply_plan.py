@@ -219,7 +219,7 @@ def _tasks(setup: Setup, audit: AuditWork) -> Iterator[Task]:
 def _facts(setup: Setup, tile: Tile, price: Price, device: str) -> tuple[tuple[str, str], ...]:
     grid, source, layout, inexact = setup.grid, setup.source, setup.layout, setup.inexact()
     promise = f"inexact ({inexact})" if inexact else setup.on_trust() or "equals whole-volume inference"
-    promise += f"; not exact, which would cost less: {setup.not_exact}" if setup.not_exact else ""
+    promise += f"; --stitching exact, which costs less, cannot run it: {setup.not_exact}" if setup.not_exact else ""
     useful = price.useful_flops / price.flops if price.flops else 1.0
     facts = [
         ("input", f"{source.location}  {plain.by(source.shape)} {source.dtype}, {source.channels} channel(s)"),

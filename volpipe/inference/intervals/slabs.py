@@ -53,7 +53,7 @@ class Slabs:
 
 
 def _empty_as(part: Tensor, box: Box) -> Tensor:
-    """Of the layout that a slab came in: in another one the pooling behind takes four times as long."""
+    """Of the layout that a slab came in: in another one the pooling behind takes almost three times as long."""
     last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(part.ndim, torch.contiguous_format)
     layout = last if part.is_contiguous(memory_format=last) else torch.contiguous_format
     shape = (*part.shape[:2], *box.shape)
