@@ -34,6 +34,9 @@ class CountingWork:
     def fail(self, kind):
         if kind == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if kind == "greed":
+            _ = b"x" * 2**30
+            time.sleep(60)  # Dask looks ten times a second
         raise {"flaky": OSError("the network went away"), "bad": ReadError("chunk 3 does not decode"),
                "full": WriteError("the disk is full")}[kind]  # fmt: skip
 

@@ -112,6 +112,13 @@ def test_an_item_that_kills_every_worker_is_set_aside(job):
     assert set(one.work("block").calls()) == set(range(8))
 
 
+def test_workers_killed_for_their_memory_end_a_run_that_has_done_nothing(job):
+    one = job(count=40, faults=dict.fromkeys(range(40), ("greed", 99)))
+    with pytest.raises(RunError, match=r"workers die: block \d+: .* it had .* of 512\.00 MiB; give more --memory"):
+        go(one, RunSettings(workers=1, threads=1, memory_per_worker="512MiB"))
+    assert len(one.work("block").calls()) == 2
+
+
 def test_a_worker_without_the_software_is_one_line(job, monkeypatch, counting):
     one = job(count=2)
     monkeypatch.undo()  # the workers' path no longer holds the job's module

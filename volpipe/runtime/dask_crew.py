@@ -12,6 +12,7 @@ from distributed import Client, as_completed
 from distributed.scheduler import KilledWorker
 
 from volpipe.errors import RunError, VolpipeError, named
+from volpipe.jobs.plain import size
 from volpipe.plan import Budget, Work
 from volpipe.runtime.worker import Failure, Outcome, do_pickled_batch
 
@@ -57,7 +58,7 @@ class DaskCrew:
         except CancelledError:  # we cancel nothing: Dask does when it loses the scheduler
             raise self._lost() from None
         except Exception as error:  # Dask's: a batch itself never raises
-            return [_failure(work_name, item, error) for item in items]
+            return self._failures(work_name, items, error)
 
     def compute(self, delayed: list[Any]) -> Iterator[Any]:
         """In one graph; the first failure ends it.
@@ -73,8 +74,26 @@ class DaskCrew:
             except CancelledError:
                 raise self._lost() from None
             except Exception as error:
-                raise RunError(f"engine map-overlap: {named(error)}") from error
+                text = self._death(error) if isinstance(error, KilledWorker) else named(error)
+                raise RunError(f"engine map-overlap: {text}") from error
             future.release()
+
+    def _failures(self, work_name: str, items: list[int], error: Exception) -> list[Outcome]:
+        died = isinstance(error, KilledWorker)
+        text = self._death(error) if isinstance(error, KilledWorker) else named(error)
+        return [Failure((work_name, item), f"{work_name} {item}: {text}", died=died) for item in items]
+
+    def _death(self, error: KilledWorker) -> str:
+        """Why a worker died, as far as Dask knows: its nanny tells the scheduler when it kills for memory."""
+        events = self._client.get_events("worker-restart-memory")
+        taken = [event["rss"] for _, event in events if event["worker"] == error.last_worker.address]
+        if not taken:
+            return "its worker died (killed by the system, out of memory, or a crash in native code)"
+        had, limit = size(taken[-1]), size(self.budget.worker_bytes)
+        return (
+            f"its worker was killed for its memory: it had {had} of {limit}; give more --memory-per-worker, or fewer "
+            "--threads"
+        )
 
     def _lost(self) -> RunError:
         return RunError(f"lost {self.where.splitlines()[0]}; what is done is kept, the same command does the rest")
@@ -92,10 +111,3 @@ class DaskCrew:
         """
         with suppress(TimeoutError):
             self._on_close()
-
-
-def _failure(work_name: str, item: int, error: Exception) -> Failure:
-    if isinstance(error, KilledWorker):
-        text = f"{work_name} {item}: its worker died (killed by the system, out of memory, or a crash in native code)"
-        return Failure((work_name, item), text)
-    return Failure((work_name, item), f"{work_name} {item}: {named(error)}")

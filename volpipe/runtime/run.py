@@ -354,6 +354,8 @@ class _Loop:
     def _failed(self, failure: Failure) -> None:
         if failure.fatal:
             raise RunError(failure.text, failure.detail)
+        if failure.died and not self._any_done:  # twice already (allowed-failures): the next would die alike
+            raise RunError(f"nothing was done yet and workers die: {failure.text}", failure.detail)
         task = self._in_hand.pop(failure.name)
         self._tries[failure.name] = self._tries.get(failure.name, 0) + 1
         if failure.retry and self._tries[failure.name] <= self._retries:

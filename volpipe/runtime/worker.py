@@ -28,6 +28,7 @@ class Failure:
         detail: the traceback.
         retry: trying again may help.
         fatal: every other block would fail alike.
+        died: it took its worker along.
     """
 
     name: TaskName
@@ -35,6 +36,7 @@ class Failure:
     detail: str = ""
     retry: bool = True
     fatal: bool = False
+    died: bool = False
 
 
 Outcome = Receipt | Failure
