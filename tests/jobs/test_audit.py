@@ -342,6 +342,8 @@ def test_what_cannot_be_judged_is_refused(made, volume, noise, tmp_path):
 def test_an_input_that_was_moved_is_named(made, tmp_path):
     place = made()
     (tmp_path / "in0.ome.zarr").rename(tmp_path / "moved.ome.zarr")
+    with pytest.raises(VolumeError, match=r"in0\.ome\.zarr: no such file.*was it moved\? --input and --mask say where"):
+        audited(place)
     assert audited(place, input=str(tmp_path / "moved.ome.zarr"))["exact"] is True
 
 
@@ -353,7 +355,7 @@ def test_a_mask_that_was_moved_is_named_and_must_be_the_same(volume, noise, appl
     source = volume(noise(SHAPE))
     place, _ = applied(source, UNET, block=BLOCK, pyramid=False, mask=mask)
     (tmp_path / "mask.ome.zarr").rename(tmp_path / "moved.ome.zarr")
-    with pytest.raises(VolumeError, match=r"mask\.ome\.zarr: no such file"):
+    with pytest.raises(VolumeError, match=r"mask\.ome\.zarr: no such file.*was it moved"):
         audited(place)
     assert audited(place, mask=str(tmp_path / "moved.ome.zarr"))["exact"] is True
     with pytest.raises(ProductError, match=r"from something else \(mask\.metadata.*--mask where they lie now"):

@@ -13,6 +13,7 @@ from zoo import FOOTPRINTS, Net, Pix2pix, patchgan
 from volpipe.geometry import AxisFootprint
 from volpipe.models import probe as probing
 from volpipe.models.architecture import build_random
+from volpipe.models.layers import OneByOne
 from volpipe.models.presets import preset
 from volpipe.models.probe import holds, probe
 from volpipe.models.stand_in import StayInFloat64
@@ -394,6 +395,11 @@ def test_what_cannot_be_tiled_is_refused_by_name(name):
     found = of(network)
     assert found.footprint is None
     assert re.search(named, found.refusal), found.refusal or found.failure
+
+
+def test_a_network_whose_images_are_run_one_by_one_is_named_as_it_was_written():
+    network, named = UNTILEABLE["align_corners"]
+    assert re.search(rf"\({named}", of(OneByOne(network)).refusal)
 
 
 def test_attention_over_the_image_is_refused_by_name(monkeypatch):

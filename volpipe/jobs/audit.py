@@ -258,9 +258,10 @@ class AuditJob(Fields):
         moved = {"input": self.input, "model": self.model, "weights": self.weights, "mask": self.mask}
         given = {"output": self.volume, "tile": made["geometry"]["tile"], **moved}
         known = {name: value for name, value in given.items() if value is not None}
-        setup = Setup(ApplyJob(**made["job"] | known | {"trust_code": self.trust_code}))  # not on what a product says
+        job = ApplyJob(**made["job"] | known | {"trust_code": self.trust_code})  # not on what a product says
         try:
-            now = setup.key(setup.job.tile or ())
+            setup = Setup(job)
+            now = setup.key(job.tile or ())
         except (VolumeError, ModelError) as error:
             options = "--input and --mask" if isinstance(error, VolumeError) else "--model and --weights"
             raise type(error)(f"{error} (was it moved? {options} say where it lies now)") from error
