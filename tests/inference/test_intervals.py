@@ -10,7 +10,7 @@ from torch.nn import functional
 from zoo import FOOTPRINTS, Net, Pix2pix, patchgan
 
 from volpipe.geometry import Box
-from volpipe.inference.intervals import capture
+from volpipe.inference.intervals import capture, footprint_of
 from volpipe.inference.intervals.rule import CannotCapture
 from volpipe.models.architecture import build_random
 from volpipe.models.presets import preset
@@ -197,3 +197,34 @@ def test_an_aligned_block_reads_what_was_computed_by_hand(name):
     a, b = 160 // period * period, 160 // period * period + 4 * period
     read = capture(network, (length, length)).plan(Box((a, a), (b, b))).read
     assert read == Box((a - before,) * 2, (b + after,) * 2)
+
+
+@pytest.mark.parametrize("name", ["U-Net L3", "ResNet-6"])
+def test_the_footprint_of_a_program_is_that_of_its_network(name):
+    """Cells of 32 voxels are aligned to both networks' periods."""
+    architecture, (_, before, after, *_), _ = FOOTPRINTS[name]
+    with torch.device("meta"):
+        network = architecture.build().eval()
+    found = footprint_of(capture(network, (300, 192)))
+    assert [(axis.need_before, axis.need_after) for axis in found.axes] == [(before, after)] * 2
+    assert [axis.admissible(n) for axis, n in zip(found.axes, (300, 192), strict=True)] == [300, 192]
+
+
+def test_the_footprint_of_a_program_covers_every_tile_of_its_volume():
+    """`align_corners`: how far a tile reads depends on where it lies."""
+    network = nn.Sequential(nn.MaxPool2d(2), nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True))
+    program = capture(network, (150, 4))
+    (axis, _) = footprint_of(program).axes
+    reads = set()
+    for a, size in itertools.product(range(150), (1, 7, 40)):
+        stop = min(a + size, 150)
+        read, (start, end) = program.plan(Box((a, 0), (stop, 4))).read, axis.read(a, stop, 150)
+        first, last = read.start[0], read.stop[0]
+        assert start <= first < last <= end
+        reads.add(a - first)
+    assert len(reads) > 2
+
+
+def test_a_program_that_changes_the_resolution_tells_no_footprint():
+    with pytest.raises(CannotCapture, match=r"makes \(4, 4\) voxels of \(8, 8\)"):
+        footprint_of(capture(nn.Conv2d(1, 1, 2, 2), (8, 8)))

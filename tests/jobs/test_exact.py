@@ -1,9 +1,11 @@
 """`exact`: when it is the default, what it refuses, and that its audit sees what is wrong (law: test_law_suite.py)."""
 
 import dataclasses
+import sys
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from volpipe.errors import ConfigError, ModelError, ProductError
 from volpipe.inference.intervals.window import Window
@@ -24,8 +26,8 @@ def job(volume, noise, tmp_path):
     source = volume(noise((24, 32, 120)))
 
     def make(model=UNET, **fields):
-        fields = {"block": (32, 32, 32), "pyramid": False} | fields
-        return ApplyJob(input=source, output=str(tmp_path / "out.ome.zarr"), model=model, **fields)
+        fields = {"input": source, "block": (32, 32, 32), "pyramid": False} | fields
+        return ApplyJob(output=str(tmp_path / "out.ome.zarr"), model=model, **fields)
 
     return make
 
@@ -44,10 +46,12 @@ def mode(plan):
     return dict(plan.facts)["stitching"].split(",")[0]
 
 
-def test_it_is_the_default_of_networks_that_can_be_captured(job):
+def test_it_is_the_default_of_networks_that_can_be_captured(job, volume, noise):
     assert mode(job().plan(BUDGET)) == "exact"
     assert mode(job(precision="bf16").plan(BUDGET)) == "exact"
     assert mode(job("preset:unet2d_l4_w2", assembly="orthoslice").plan(BUDGET)) == "exact"
+    wide = volume(noise((2, 120, 120)), name="wide.ome.zarr")
+    assert mode(job("preset:unet2d_l4_valid_w2", input=wide, assembly="2d").plan(BUDGET)) == "exact"
 
 
 @pytest.mark.parametrize(
@@ -75,8 +79,6 @@ def test_a_network_that_cannot_be_captured_overlaps_and_says_why(job, traced):
 def test_what_it_cannot_do_is_one_line(job):
     with pytest.raises(ConfigError, match=r"batch 2: with --stitching exact .* leave it out, or give"):
         job(stitching="exact", batch=2).plan(BUDGET)
-    with pytest.raises(ModelError, match="valid convolutions lose 40 voxels; give --stitching valid"):
-        job("preset:unet3d_l3_valid_w2", stitching="exact").plan(BUDGET)
     with pytest.raises(ModelError, match="takes one length only"):
         job("preset:mae3d_p4_w48", stitching="exact").plan(BUDGET)
 
@@ -125,3 +127,44 @@ def test_a_network_is_captured_once_however_many_tiles_there_are(job, monkeypatc
     inference(voxels, box, tiles, work.grid[0].core)
     assert len(captured) == len(tiles) > 1
     assert sum(captured) == 1
+
+
+CORNERS = """
+from torch import nn
+
+
+def make():
+    up = nn.Upsample(scale_factor=2, mode="trilinear", align_corners=True)
+    return nn.Sequential(nn.MaxPool3d(2), nn.Conv3d(1, 2, 3, padding=1), nn.ReLU(), up, nn.Conv3d(2, 1, 3, padding=1))
+"""
+
+
+@pytest.fixture
+def corners(tmp_path, monkeypatch):
+    """Options of a user's network that no shift leaves alone, and the network."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "corners.py").write_text(CORNERS)
+    import corners
+
+    torch.manual_seed(1)
+    network = corners.make().eval()
+    save_file(network.state_dict(), tmp_path / "corners.safetensors")
+    yield {"model": "corners:make", "weights": str(tmp_path / "corners.safetensors"), "trust_code": True}, network
+    del sys.modules["corners"]
+
+
+def test_a_network_that_no_halo_makes_exact_is_exact_by_intervals(volume, noise, applied, error, corners):
+    options, network = corners
+    voxels = noise((22, 34, 90))
+    with torch.inference_mode():
+        whole = network.double()(torch.from_numpy(voxels).double()[None, None])[0].numpy()
+    source = volume(voxels)
+    for block in ((16, 16, 32), (16, 32, 48)):
+        place, made = applied(source, block=block, pyramid=False, audit=4, **options)
+        assert error(made, whole) < 1e-12
+        attributes = open_product(place).attributes
+        assert attributes["exact"] is True
+        assert attributes["stitching"]["mode"] == "exact"
+    for asked in ({"stitching": "overlap"}, {"batch": 2}):
+        with pytest.raises(ModelError, match=r"Upsample.*no halo makes its tiles equal whole-volume inference"):
+            applied(source, pyramid=False, **options, **asked)

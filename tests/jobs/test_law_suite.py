@@ -55,7 +55,8 @@ MODES = {
     "linear": Mode("padded", {"blend": "linear"}, "blend linear: the rims of tiles"),
     "hann": Mode("padded", {"blend": "hann"}, "blend hann: the rims of tiles"),
     "gaussian": Mode("padded", {"blend": "gaussian"}, "blend gaussian: the rims of tiles"),
-    "crop": Mode("unpadded", {}),
+    "crop": Mode("unpadded", {"stitching": "valid"}),
+    "exact crop": Mode("unpadded", {"stitching": "exact"}),
     "reflect": Mode("unpadded", {"faces": "reflect"}),
     "windows": Mode("windowed", {}, "fixed window: the network sees one window at a time"),
 }
@@ -63,7 +64,7 @@ ACROSS = {"2d z": [0], "2d y": [1], "2d x": [2], "3d": [None], "orthoslice": [0,
 CELLS = [(m, a) for m in MODES for a in ACROSS if a != "orthoslice" or MODES[m].network == "padded"]
 EXACT_CELLS = [(mode, assembly) for mode, assembly in CELLS if not MODES[mode].inexact]
 AXES = [(m, a, axis) for m, a in EXACT_CELLS for axis in range(3) if ACROSS[a] != [axis]]
-LATTICE_AXES = [cell for cell in AXES if cell[0] != "exact"]  # which knows where in the volume a layer is
+LATTICE_AXES = [cell for cell in AXES if "exact" not in cell[0]]  # which knows where in the volume a layer is
 
 every_cell = pytest.mark.parametrize(("mode", "assembly"), CELLS)
 every_axis = pytest.mark.parametrize(("mode", "assembly", "axis"), AXES)
@@ -74,7 +75,7 @@ def shape_of(mode, assembly, long=None):
     """Ragged, and 37 voxels of product along one axis that the network sees; thin across its planes."""
     long = max(axis for axis in range(3) if ACROSS[assembly] != [axis]) if long is None else long
     shape = [37 if axis == long else (9, 11, 13)[axis] for axis in range(3)]
-    if mode == "crop":
+    if mode.endswith("crop"):
         shape = [n + LOST for n in shape]
     return tuple(5 if ACROSS[assembly] == [axis] else n for axis, n in enumerate(shape))
 
@@ -208,7 +209,7 @@ def test_one_period_less_of_halo_fails(make, reference, error, monkeypatch, mode
         _, voxels = make(mode, assembly, long=axis)
         assert error(voxels, reference(mode, assembly, axis)) > SHOWS
     else:
-        with pytest.raises(VolpipeError, match="and its footprint says" if mode == "exact" else "could not broadcast"):
+        with pytest.raises(VolpipeError, match="and its footprint says" if "exact" in mode else "could not broadcast"):
             make(mode, assembly, long=axis)
 
 
@@ -230,7 +231,7 @@ def test_a_read_off_the_lattice_fails(make, reference, error, monkeypatch, mode,
     assert error(voxels, reference(mode, assembly, axis)) > SHOWS
 
 
-@pytest.mark.parametrize("mode", ["crop", "reflect", "windows"])
+@pytest.mark.parametrize("mode", ["crop", "exact crop", "reflect", "windows"])
 def test_planes_that_do_not_meet_have_no_mean(make, mode):
     """The cells that the others leave out."""
     with pytest.raises(ModelError, match="planes across z, y and x do not meet; give --assembly 2d"):

@@ -134,7 +134,7 @@ def by_intervals(run: Predictor, volume: Sequence[int], footprint: Footprint) ->
     """
 
     def infer(images: NDArray[Any], tile: Tile, axis: int | None) -> NDArray[Any]:
-        plan = run.program(seen_shape(volume, footprint, axis)).plan(tile.own)
+        plan = run.program(seen_shape(volume, footprint, axis)).plan(tile.outputs)
         if not tile.read.contains(plan.read):
             raise RunError(f"a tile of {tile.own} needs {plan.read}, and its footprint says {tile.read}; "
                            "give --stitching overlap, and please report it")  # fmt: skip
@@ -147,5 +147,9 @@ def by_intervals(run: Predictor, volume: Sequence[int], footprint: Footprint) ->
 def seen_shape(volume: Sequence[int], footprint: Footprint, axis: int | None) -> tuple[int, ...]:
     """What the network takes for the whole volume, or for a plane across an axis of it: padded to a length that it
     admits, as for every tile."""
-    lengths = [each.admissible(n) for each, n in zip(footprint.axes, volume, strict=True)]
+    return without([each.admissible(n) for each, n in zip(footprint.axes, volume, strict=True)], axis)
+
+
+def without(lengths: Sequence[int], axis: int | None) -> tuple[int, ...]:
+    """Lengths along the axes that a network sees of a volume, or of the planes across one."""
     return tuple(n for number, n in enumerate(lengths) if number != axis)

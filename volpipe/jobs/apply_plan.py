@@ -80,8 +80,8 @@ class Pricing:
         return self._forwards[key]
 
     def audited(self, work: AuditWork) -> AuditWork:
-        """By the whole network, where no box takes more memory for that than a tile of the run."""
-        if not self.setup.mode.by_intervals:
+        """By the whole network, where tiles can be run by themselves and none takes more memory than one of the run."""
+        if not self.setup.mode.by_intervals or self.setup.settled.by_intervals_alone:
             return work
         whole, passes = replace(work, whole=True), self.setup.assembly.passes
         seen = {tile.read.shape: tile for tile in (whole.tile(spot, 1) for spot in work.spots)}.values()
@@ -99,7 +99,7 @@ class Pricing:
         return forward_price(self.setup.model, tile.read.shape, inputs, precision, self.budget.device)
 
     def _by_intervals(self, inputs: int, tile: stitching.Tile, axis: int | None) -> ForwardPrice:
-        cost = self.setup.program(axis).plan(tile.own).cost(inputs, self.budget.device)
+        cost = self.setup.program(axis).plan(tile.outputs).cost(inputs, self.budget.device)
         at_the_ends = cast_bytes(self.setup.model, tile.read.shape, inputs, Precision(self.setup.job.precision))
         return replace(cost, peak_bytes=cost.peak_bytes + at_the_ends, weight_bytes=self._weight_bytes)
 

@@ -19,6 +19,7 @@ from volpipe.jobs import tiling
 from volpipe.jobs.fit import Fit
 from volpipe.plan import Plan
 from volpipe.stitching.assembly import AXES
+from volpipe.stitching.valid import Valid
 from volpipe.volume import Layout, Mask, Source, check_apart, check_place, levels_of, open_source
 from volpipe.volume.multiscale import default_factors
 from volpipe.volume.product import RUNNING
@@ -187,7 +188,7 @@ class Setup(Fit):
             "stitching": {
                 "mode": self.mode.name,
                 "blend": self.job.blend,
-                "faces": self.job.faces if self.mode.name == "valid" else None,
+                "faces": self.job.faces if isinstance(self.mode, Valid) else None,
                 "assembly": self.assembly.name,
                 "axis": self.assembly.axis if self.assembly.name == "2d" else None,
                 "inexact": self.inexact(),

@@ -85,10 +85,10 @@ class AuditWork:
         inference = self.apply.inference
         mode, volume, footprint = inference.mode, inference.volume, inference.footprint
         around = _same_tile_around if mode.inexact else partial(_around, thin=self.whole)
-        end = mode.region(volume, footprint).stop
-        axes = zip(spot.box.start, spot.box.stop, inference.tile, footprint.output_period, end, strict=True)
+        region = mode.region(volume, footprint)
+        axes = zip(spot.box.start, spot.box.stop, inference.tile, footprint.output_period, region.stop, strict=True)
         start, stop = zip(*(around(*axis, which) for axis in axes), strict=True)
-        around_it = mode.alone(Box(start, stop), volume, footprint)
+        around_it = mode.alone(Box(start, stop).intersect(region), volume, footprint)
         return around_it if mode.by_intervals else replace(around_it, own=spot.box)
 
 

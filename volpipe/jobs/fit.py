@@ -10,14 +10,14 @@ from dataclasses import replace
 
 from volpipe.errors import ConfigError, GeometryError, ModelError
 from volpipe.geometry import Footprint
-from volpipe.inference.block import BlockInference, seen_shape
-from volpipe.inference.intervals import Program
+from volpipe.inference.block import BlockInference, seen_shape, without
+from volpipe.inference.intervals import Program, footprint_of
 from volpipe.inference.intervals.rule import CannotCapture
 from volpipe.inference.predictor import program_to_price
 from volpipe.jobs.network_options import NetworkOptions
 from volpipe.jobs.normalise import check_alone, normalisation_from
 from volpipe.models.model import Model, ModelRef, load_model, resolve_model
-from volpipe.models.settle import ByHand, settle
+from volpipe.models.settle import ByHand, Settled, settle
 from volpipe.plan import Budget
 from volpipe.stitching import Assembly, Encoding, Mode, mode_of
 from volpipe.stitching.assembly import AXES
@@ -49,7 +49,7 @@ class Fit:
         self.ref: ModelRef = self._model_ref()
         loaded = load_model(self.ref)
         self._check_shape(loaded)
-        self.settled = settle(self.ref, loaded, halo=self._halo_by_hand(), allow_inexact=options.allow_inexact)
+        self.settled = self._settle(loaded)
         self.model: Model = replace(loaded, footprint=self.settled.footprint, exactness=self.settled.exactness)
         self._check_exactness()
         self.footprint = self._footprint()
@@ -74,6 +74,20 @@ class Fit:
         if self.options.stitching in ("tile", "windows"):
             return "ignored"
         return "checked" if self.options.blend is None else "taken"
+
+    def _settle(self, model: Model) -> Settled:
+        """What is known of the network; of one that no halo makes exact, what its graph on this volume tells."""
+        options = self.options
+        settled = settle(self.ref, model, halo=self._halo_by_hand(), allow_inexact=options.allow_inexact)
+        asked = options.stitching in (None, "exact") and options.halo is None and options.blend is None
+        if settled.footprint is not None or not asked or options.batch > 1 or options.assembly == "orthoslice":
+            return settled
+        across = AXES.index(options.axis) if options.assembly == "2d" else None
+        try:
+            program = program_to_price(self.ref, options.precision, without(self.shape, across))
+            return Settled(footprint_of(program), by_intervals_alone=True)
+        except CannotCapture:
+            return settled
 
     def _check_shape(self, model: Model) -> None:
         name = self.options.model
@@ -111,16 +125,17 @@ class Fit:
             ) from None
 
     def _mode(self) -> Mode:
-        """As asked for, or the one that fits the network: `exact` in place of `overlap`, where that can be."""
+        """As asked for, or the one that fits the network: `exact` in place of `overlap` or `valid`, where it can be."""
         options, named = self.options, self.options.stitching
         mode = mode_of(named, self.footprint, blend=options.blend, faces=options.faces)
-        if named is not None or mode.name != "overlap" or options.blend is not None or not self._may_be_exact():
+        fits = mode.name in ("overlap", "valid") and options.blend is None and options.faces == "crop"
+        if named is not None or not fits or not self._may_be_exact():
             return mode
         self.not_exact = self._uncaptured()
         return mode if self.not_exact else mode_of("exact", self.footprint)
 
     def _may_be_exact(self) -> bool:
-        """Of what is not known, or not exact at all, `overlap` says why; and it alone makes batches of tiles."""
+        """Of what is not known, or not exact at all, the others say why; and they alone make batches of tiles."""
         known = self.model.footprint is not None and not self.settled.on_trust
         return known and not self.model.exactness and self.options.batch == 1
 

@@ -37,6 +37,7 @@ class Settled:
         on_trust: why nothing proves what was given by hand; "" for what was measured or follows from the layers.
         unknown: why nothing is known of the footprint; "" if it is.
         measured: the footprint is that of the probe, which knows the shortest length too.
+        by_intervals_alone: it is that of the network's graph on one volume, and tiles cannot be run by themselves.
     """
 
     footprint: Footprint | None
@@ -44,6 +45,7 @@ class Settled:
     on_trust: str = ""
     unknown: str = ""
     measured: bool = False
+    by_intervals_alone: bool = False
 
 
 def settle(ref: ModelRef, model: Model, *, halo: ByHand, allow_inexact: bool) -> Settled:

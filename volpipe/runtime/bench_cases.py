@@ -128,7 +128,7 @@ def _stitchings(
 ) -> Sequence[dict[str, Any]]:
     if any(axis.window for axis in footprint.axes):
         return ({"stitching": "windows"},)
+    exact = ({"stitching": "exact"},) * by_intervals
     if any(axis.lost for axis in footprint.axes):
-        return () if assembly == "orthoslice" else VALID  # planes that lose different voxels have no mean
-    whole = ({"stitching": "overlap"}, *({"stitching": "exact"},) * by_intervals)
-    return ({"stitching": "tile"}, *whole, *({"blend": profile} for profile in blends))
+        return () if assembly == "orthoslice" else (*VALID, *exact)  # planes that lose different voxels have no mean
+    return ({"stitching": "tile"}, {"stitching": "overlap"}, *exact, *({"blend": profile} for profile in blends))

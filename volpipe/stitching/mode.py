@@ -1,7 +1,7 @@
 """What a stitching mode must say, and the modes by name.
 
 tile      tiles that see nothing of each other       declared inexact
-exact     of every layer what the tile needs         equals whole-volume inference
+exact     of every layer what the tile needs         equals the network on the volume
 overlap   padded convolutions, the rim cropped       equals whole-volume inference
  blend    the same, rims weighted and summed         declared inexact
 valid     networks without padding                   equals the network on the (reflected) volume
@@ -16,7 +16,7 @@ from typing import Protocol
 from volpipe.errors import ConfigError
 from volpipe.geometry import Box, Footprint
 from volpipe.stitching.blend import Blend, Profile
-from volpipe.stitching.exact import Exact
+from volpipe.stitching.exact import Exact, ExactValid
 from volpipe.stitching.outside import Outside
 from volpipe.stitching.overlap import Overlap
 from volpipe.stitching.tile import Tile
@@ -96,7 +96,7 @@ def mode_of(name: str | None, footprint: Footprint, *, blend: Profile | None = N
     if faces != "crop" and name != "valid":
         raise ConfigError(f"faces {faces}: stitching {name} pads as its network does; give it with --stitching valid")
     if name == "exact":
-        return Exact()
+        return ExactValid() if _loses(footprint) else Exact()
     if name == "overlap":
         return Overlap() if blend is None else Blend(blend)
     return Valid(faces) if name == "valid" else Windows() if name == "windows" else TileAndStitch()
@@ -105,4 +105,8 @@ def mode_of(name: str | None, footprint: Footprint, *, blend: Profile | None = N
 def _fitting(footprint: Footprint) -> str:
     if any(axis.window for axis in footprint.axes):
         return "windows"
-    return "valid" if any(axis.lost for axis in footprint.axes) else "overlap"
+    return "valid" if _loses(footprint) else "overlap"
+
+
+def _loses(footprint: Footprint) -> bool:
+    return any(axis.lost for axis in footprint.axes)

@@ -36,11 +36,16 @@ class Tile:
     weights: tuple[NDArray[Any], ...] = ()
 
     @property
+    def outputs(self) -> Box:
+        """`own`, counted from the network's first output on the volume."""
+        return self.own.relative_to(self.first or (0,) * self.read.ndim)
+
+    @property
     def crop(self) -> tuple[slice, ...]:
         """Where `own` lies within the network's output on `read`."""
         scale = self.scale or (Fraction(1),) * self.read.ndim
         read = [int(start * s) for start, s in zip(self.read.start, scale, strict=True)]
-        return self.own.relative_to(self.first or (0,) * self.read.ndim).relative_to(read).slices
+        return self.outputs.relative_to(read).slices
 
     def across(self, axis: int) -> Tile:
         """As the planes across an axis have it."""

@@ -12,8 +12,9 @@ Distill 2019, on intervals.
 """
 
 from volpipe.inference.intervals.capture import capture
+from volpipe.inference.intervals.footprint import footprint_of
 from volpipe.inference.intervals.plan import Plan
 from volpipe.inference.intervals.program import Program
 from volpipe.inference.intervals.rule import Call, Rule, rule
 
-__all__ = ["Call", "Plan", "Program", "Rule", "capture", "rule"]
+__all__ = ["Call", "Plan", "Program", "Rule", "capture", "footprint_of", "rule"]
