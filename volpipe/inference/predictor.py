@@ -22,7 +22,7 @@ from torch import Tensor
 
 from volpipe.errors import RunError
 from volpipe.inference.device import has_gpu
-from volpipe.inference.intervals import Plan, Program, capture
+from volpipe.inference.intervals import Plan, Program, Trace, trace
 from volpipe.inference.precision import Precision
 from volpipe.models.model import Model, ModelRef, load_model
 from volpipe.models.normalisation import Normalisation
@@ -47,7 +47,7 @@ class Predictor:
     def __init__(self, model: Model, normalisation: Normalisation, device: str, precision: Precision) -> None:
         self.device = device
         self.precision = precision
-        self._in_channels, self._programs = model.in_channels, dict[tuple[int, ...], "Program"]()
+        self._model, self._programs = model, dict[tuple[int, ...], Program]()
         self._format = _memory_format(model.ndim, precision)
         # a copy: the model is shared by whoever loaded it, and `to` would change it in place
         self._network = copy.deepcopy(model.network).to(device=device, dtype=precision.storage)
@@ -90,7 +90,7 @@ class Predictor:
         """
         with _MAKING:
             if shape not in self._programs:
-                self._programs[shape] = capture(self._network, shape, self._in_channels)
+                self._programs[shape] = _traced(self._model, shape, self.precision.storage).bind(self._network)
         return self._programs[shape]
 
     @torch.inference_mode()
@@ -142,5 +142,10 @@ def program_to_price(ref: ModelRef, precision: str, shape: tuple[int, ...]) -> P
     Raises:
         CannotCapture: it cannot be run by intervals.
     """
-    model = load_model(ref)
-    return capture(copy.deepcopy(model.network).to(Precision(precision).compute), shape, model.in_channels)
+    return _traced(load_model(ref), shape, Precision(precision).compute).bind()
+
+
+@lru_cache(maxsize=4)
+def _traced(model: Model, shape: tuple[int, ...], dtype: torch.dtype) -> Trace:
+    """Once for the driver and a serial run."""
+    return trace(model.network, shape, model.in_channels, dtype)

@@ -11,10 +11,10 @@ rule (`rule.py`); operations without one are refused by name. Source: the recept
 Distill 2019, on intervals.
 """
 
-from volpipe.inference.intervals.capture import capture
+from volpipe.inference.intervals.capture import Trace, capture, trace
 from volpipe.inference.intervals.footprint import footprint_of
 from volpipe.inference.intervals.plan import Plan
 from volpipe.inference.intervals.program import Program
 from volpipe.inference.intervals.rule import Call, Rule, rule
 
-__all__ = ["Call", "Plan", "Program", "Rule", "capture", "footprint_of", "rule"]
+__all__ = ["Call", "Plan", "Program", "Rule", "Trace", "capture", "footprint_of", "rule", "trace"]

@@ -1,4 +1,7 @@
-"""From a network to its program: `torch.export` of the whole-volume call, on meta tensors of any size."""
+"""From a network to its program: `torch.export` of the whole-volume call, on meta tensors of any size.
+
+network --trace--> Trace (operations, no weights) --bind--> Program (rules that hold a network's weights)
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -33,46 +37,78 @@ def capture(network: nn.Module, shape: Sequence[int], in_channels: int = 1) -> P
         CannotCapture: torch cannot export it (TorchScript, branches on values, a size that it does not take), or
             one of its operations has no rule.
     """
-    exported = _exported(network, (1, in_channels, *shape))
-    if any(map(_changes_a_tensor, exported.graph.nodes)):
-        return _read(_decomposed(exported, shape), network, in_channels)
-    try:
-        return _read(exported, network, in_channels)
-    except CannotCapture:  # an operation may have no rule where those that it is made of have
-        return _read(_decomposed(exported, shape), network, in_channels)
+    return trace(network, shape, in_channels, _dtype(network)).bind(network)
 
 
-def _read(exported: Any, network: nn.Module, in_channels: int) -> Program:
-    image = next(node for node in exported.graph.nodes if node.name in exported.graph_signature.user_inputs)
-    reader = _Reader(image.meta["val"].ndim - 2, _tensors_of(exported, network), _device(network))
-    for node in exported.graph.nodes:
-        reader.read(node)
-    return Program(tuple(reader.steps), tuple(reader.sizes), tuple(reader.outputs), in_channels, _dtype(network))
+def trace(network: nn.Module, shape: Sequence[int], in_channels: int, dtype: torch.dtype) -> Trace:
+    """The operations of a network of a type on a volume; nearly all of the time of a capture.
+
+    Raises:
+        CannotCapture: torch cannot export it.
+    """
+    return Trace(_exported(network, (1, in_channels, *shape), dtype), in_channels)
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """What `torch.export` made of a network, on meta tensors."""
+
+    exported: Any
+    in_channels: int
+
+    def bind(self, network: nn.Module | None = None) -> Program:
+        """The program with the weights of this network, or without values.
+
+        Args:
+            network: the one that was traced, or one of the same modules.
+
+        Raises:
+            CannotCapture: an operation has no rule.
+        """
+        if any(map(_changes_a_tensor, self.exported.graph.nodes)):
+            return self._bound(self._decomposed, network)
+        try:
+            return self._bound(self.exported, network)
+        except CannotCapture:  # an operation may have no rule where those that it is made of have
+            return self._bound(self._decomposed, network)
+
+    @cached_property
+    def _decomposed(self) -> Any:
+        """No operation changes a tensor, and batch norms are those of inference; three quarters of the time of a
+        capture. The table is empty: the rest stays whole."""
+        with _refusing(self._image.shape[2:]), torch.no_grad(), kernels.as_written():
+            return self.exported.run_decompositions({})
+
+    @cached_property
+    def _image(self) -> Tensor:
+        inputs = self.exported.graph_signature.user_inputs
+        image: Tensor = next(node.meta["val"] for node in self.exported.graph.nodes if node.name in inputs)
+        return image
+
+    def _bound(self, exported: Any, network: nn.Module | None) -> Program:
+        state = exported.state_dict | exported.constants if network is None else _state_of(network)
+        reader = _Reader(self._image.ndim - 2, _tensors_of(exported, state), _device(state))
+        for node in exported.graph.nodes:
+            reader.read(node)
+        return Program(
+            tuple(reader.steps), tuple(reader.sizes), tuple(reader.outputs), self.in_channels, self._image.dtype
+        )
 
 
 def _changes_a_tensor(node: fx.Node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
-def _decomposed(exported: Any, shape: Sequence[int]) -> Any:
-    """No operation changes a tensor, and batch norms are those of inference; three quarters of the time of a capture.
-
-    The table is empty: the rest stays whole.
-    """
-    with _refusing(shape), torch.no_grad(), kernels.as_written():
-        return exported.run_decompositions({})
-
-
-def _exported(network: nn.Module, shape: tuple[int, ...]) -> Any:
-    image = torch.empty(shape, dtype=_dtype(network), device="meta")
+def _exported(network: nn.Module, shape: tuple[int, ...], dtype: torch.dtype) -> Any:
+    image = torch.empty(shape, dtype=dtype, device="meta")
     warnings.filterwarnings("ignore", OF_TORCH, FutureWarning)
     with _refusing(shape[2:]), torch.no_grad(), kernels.as_written():
-        return torch.export.export(_twin(network), (image,), strict=False)
+        return torch.export.export(_twin(network, dtype), (image,), strict=False)
 
 
-def _twin(network: nn.Module) -> nn.Module:
+def _twin(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     """On the meta device, and without the activations that change their input, which would have to be decomposed."""
-    twin = copy.deepcopy(network).to("meta")
+    twin = copy.deepcopy(network).to(device="meta", dtype=dtype)
     for module in twin.modules():
         if getattr(module, "inplace", False) is True:
             setattr(module, "inplace", False)  # noqa: B010  (nn.Module types its attributes as modules)
@@ -89,10 +125,15 @@ def _refusing(shape: Sequence[int]) -> Iterator[None]:
         raise CannotCapture(f"torch.export cannot trace it on {tuple(shape)} voxels: {reason(error)}") from error
 
 
-def _tensors_of(exported: Any, network: nn.Module) -> dict[str, Tensor]:
+def _state_of(network: nn.Module) -> dict[str, Tensor]:
+    """By name, shared ones under each of theirs."""
+    parameters = network.named_parameters(remove_duplicate=False)
+    return dict(parameters) | dict(network.named_buffers(remove_duplicate=False))
+
+
+def _tensors_of(exported: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """By the name of a graph's input: the network's own weights and constants."""
     signature = exported.graph_signature
-    state = dict(network.named_parameters(remove_duplicate=False)) | dict(network.named_buffers(remove_duplicate=False))
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     found = {place: state[name].detach() for place, name in names.items()}
     constants = signature.inputs_to_lifted_tensor_constants
@@ -103,8 +144,8 @@ def _dtype(network: nn.Module) -> torch.dtype:
     return next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
 
 
-def _device(network: nn.Module) -> torch.device:
-    return next((p.device for p in network.parameters()), torch.device("cpu"))
+def _device(state: Mapping[str, Tensor]) -> torch.device:
+    return next((tensor.device for tensor in state.values()), torch.device("cpu"))
 
 
 @dataclass
