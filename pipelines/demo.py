@@ -1,9 +1,9 @@
-"""The demo: networks over a volume in three stitching modes, and how far each is from whole-volume inference.
+"""The demo: networks over a volume in four stitching modes, and how far each is from whole-volume inference.
 
     python pipelines/demo.py [--out demo-out]       from the repository's root; about two minutes on two cores
 
 It runs the jobs of pipelines/demo.yaml on a local cluster, computes the whole volume in one forward pass of plain
-torch, once by each network, prints a table, and leaves three OME-Zarr products and a picture. Local workers import this
+torch, once by each network, prints a table, and leaves four OME-Zarr products and a picture. Local workers import this
 file again, so what they do not need (torch, matplotlib) is imported where it is used: their memory is what the table
 shows.
 """
@@ -165,12 +165,14 @@ def main() -> None:
     from volpipe import load_checkpoint
 
     print("\nwhole volume: one forward pass of each network", flush=True)
-    raw, padded, valid = read(jobs[0].input), load_checkpoint(jobs[0].model), load_checkpoint(jobs[-1].model)
-    whole = whole_volume(padded, raw)
-    references = [whole.voxels, whole.voxels, forward(valid, raw)]
-    for job, checkpoint in ((jobs[0], padded), (jobs[-1], valid)):
+    raw, networks = read(jobs[0].input), {job.model: load_checkpoint(job.model) for job in jobs}
+    padded, *others = networks  # of the first job: the rows of its network are told against the table's last one
+    whole = whole_volume(networks[padded], raw)
+    wholes = {padded: whole.voxels} | {model: forward(networks[model], raw) for model in others}
+    references = [wholes[job.model] for job in jobs]
+    for model, checkpoint in networks.items():
         held_out = checkpoint.provenance["held_out"]
-        print(f"{Path(job.model).name}: F1 {held_out['f1']:.3f} at 0.5 on held-out {held_out['region']}")
+        print(f"{Path(model).name}: F1 {held_out['f1']:.3f} at 0.5 on held-out {held_out['region']}")
     print(f"\n{HEADER}")
     for row, reference in zip((*rows, whole), (*references, whole.voxels), strict=True):
         print(row.text(reference))

@@ -1,10 +1,18 @@
 """`volpipe explain`: the table of layers, the totals, the picture, and what it refuses."""
 
+import json
+
 import pytest
 import torch
 from matplotlib.image import imread
 
 UNET = ("explain", "preset:unet2d_l4_w2", "--shape", 256)
+
+
+def save(network, path):
+    dims = {0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
+    program = torch.export.export(network.eval(), (torch.rand(2, 1, 32, 32),), dynamic_shapes=(dims,))
+    torch.export.save(program, path)
 
 
 def row(answer, start):
@@ -30,6 +38,21 @@ def test_explain_of_a_block_at_a_face_says_where_it_is_padded(volpipe):
     assert row(answer, "down.0.second")[8:10] == ["y0", "x1"]
 
 
+def test_explain_tells_programs_too(volpipe):
+    told = json.loads(volpipe(*UNET, "--block", 64, "--json").out)
+    assert told["block"] == told["layers"][-1]["interval"] == "96:160,96:160"
+    assert told["intervals"]["read"] == "50:206,50:206"
+    assert told["overlap"]["read"] == "48:208,48:208"
+    assert told["intervals"]["flops"] == pytest.approx(sum(layer["flops"] for layer in told["layers"]), rel=0.01)
+    assert told["intervals"]["flops"] < told["overlap"]["flops"]
+
+
+def test_explain_measures_the_footprint_of_a_users_network(volpipe, tmp_path):
+    save(torch.nn.Sequential(torch.nn.Conv2d(1, 2, 5, padding=2), torch.nn.ReLU()), tmp_path / "net.pt2")
+    told = json.loads(volpipe("explain", tmp_path / "net.pt2", "--shape", 64, "--block", 8, "--json").out)
+    assert told["overlap"]["read"] == told["intervals"]["read"] == "26:38,26:38"
+
+
 def test_explain_draws_the_intervals(volpipe, tmp_path):
     answer = volpipe(*UNET, "--block", 64, "--picture", tmp_path / "drawn.png")
     assert answer.out.splitlines()[-1] == str(tmp_path / "drawn.png")
@@ -37,10 +60,7 @@ def test_explain_draws_the_intervals(volpipe, tmp_path):
 
 
 def test_explain_names_the_operation_that_has_no_interval(volpipe, tmp_path):
-    network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.InstanceNorm2d(2)).eval()
-    dims = {0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
-    program = torch.export.export(network, (torch.rand(2, 1, 32, 32),), dynamic_shapes=(dims,))
-    torch.export.save(program, tmp_path / "net.pt2")
+    save(torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.InstanceNorm2d(2)), tmp_path / "net.pt2")
     answer = volpipe("explain", tmp_path / "net.pt2", "--shape", 32, "--block", 8)
     assert answer.code == 2
     assert "cannot run by intervals: operation aten::instance_norm of module 1 has" in answer.refusal

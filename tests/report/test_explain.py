@@ -45,7 +45,7 @@ def test_a_valid_network_is_drawn_in_its_middle():
 
 
 def test_an_unknown_footprint_is_said(found):
-    assert explain_text(found).endswith("volpipe probe finds what overlap would read")
+    assert explain_text(found).endswith("so overlap has no price; volpipe probe says why")
 
 
 def test_bars_lie_where_the_intervals_are(found):

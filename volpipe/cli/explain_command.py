@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -24,30 +26,33 @@ if TYPE_CHECKING:
 @click.option("--trust-code", is_flag=True, help="Run the code of a package.module:factory model.")
 @click.option("--ndim", type=click.IntRange(2, 3), default=None, help="Spatial axes, where the model does not tell.")
 @click.option("--in-channels", type=click.IntRange(1), default=None, help="Channels, where the model does not tell.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--picture", type=click.Path(dir_okay=False), default=None, help="Draw the intervals into a PNG.")
 def command(
     model: str, shape: Sequence[int], block: str, weights: str | None, trust_code: bool, ndim: int | None,
-    in_channels: int | None, picture: str | None,
+    in_channels: int | None, as_json: bool, picture: str | None,
 ) -> None:  # fmt: skip
     """Show on which interval every layer of MODEL must run for one block, and what that costs.
 
-    Beside it, what overlap-and-crop costs for the same block, where the footprint is known in closed form. Nothing is
-    computed, so no volume is too large. `volpipe apply --stitching exact` runs so.
+    Beside it, what overlap-and-crop costs for the same block, where a halo makes the network exact. Nothing is computed
+    on the volume, so none is too large. `volpipe apply --stitching exact` runs so.
     """
     from volpipe.inference.intervals.explain import explain
     from volpipe.models import load_model, resolve_model
-    from volpipe.report.explain_text import explain_text
+    from volpipe.models.settle import settle
+    from volpipe.report.explain_text import explain_facts, explain_text
 
     ref = resolve_model(model, weights=weights, trust_code=trust_code, ndim=ndim, in_channels=in_channels)
     loaded = load_model(ref)
     program = _captured(model, loaded, _per_axis(shape, loaded.ndim, "--shape"))
+    loaded = replace(loaded, footprint=settle(ref, loaded, halo="ignored", allow_inexact=False).footprint)
     found = explain(loaded, program, _box(block, program.shape, loaded))
-    click.echo(explain_text(found))
+    click.echo(json.dumps(explain_facts(found), indent=2) if as_json else explain_text(found))
     if picture is not None:
         from volpipe.report.intervals import intervals
 
         intervals(picture, found, title=f"{model}, block {found.block.shape} of {program.shape}")
-        click.echo(picture)
+        click.echo(picture, err=as_json)
 
 
 def _captured(name: str, model: Model, shape: Sequence[int]) -> Program:

@@ -11,6 +11,7 @@ from typing import Any
 
 from volpipe.geometry import Box
 from volpipe.inference.intervals.explain import Explanation, Layer
+from volpipe.inference.price import ForwardPrice
 from volpipe.runtime.machine import table
 
 WIDEST = 44  # characters of a row's operations
@@ -26,6 +27,31 @@ def explain_text(found: Explanation) -> str:
     total = sum(layer.flops for layer in found.layers)
     rows = [_row(layer, total) for layer in found.layers]
     return f"{table(rows)}\n{NOTE}\n\n{_totals(found)}"
+
+
+def explain_facts(found: Explanation) -> dict[str, Any]:
+    """The same for programs: boxes as "0:64,0:64", FLOPs and bytes as numbers; overlap is None without a footprint."""
+    overlap = None
+    if found.tile is not None and found.tile_price is not None:
+        overlap = _facts(found.tile, found.tile_price)
+    layers = [
+        {
+            "module": layer.module,
+            "operations": list(layer.operations),
+            "interval": str(layer.box),
+            "size": list(layer.size),
+            "padded": list(layer.padded),
+            "flops": layer.flops,
+            "halo_share": layer.halo_share,
+        }
+        for layer in found.layers
+    ]
+    intervals = _facts(found.read, found.price)
+    return {"block": str(found.block), "intervals": intervals, "overlap": overlap, "layers": layers}
+
+
+def _facts(read: Box, price: ForwardPrice) -> dict[str, Any]:
+    return {"read": str(read), "flops": price.flops, "peak_bytes": price.peak_bytes}
 
 
 def _row(layer: Layer, total: float) -> dict[str, Any]:
@@ -58,7 +84,7 @@ def _joined(values: Sequence[Any]) -> str:
 def _totals(found: Explanation) -> str:
     rows = [_total("intervals", found.price.flops, found.price.peak_bytes, found.read)]
     if found.tile is None or found.tile_price is None:
-        return f"{table(rows)}\nno footprint of this network is known here; volpipe probe finds what overlap would read"
+        return f"{table(rows)}\nno halo makes tiles of this network exact, so overlap has no price; volpipe probe says why"
     rows.append(_total("overlap and crop", found.tile_price.flops, found.tile_price.peak_bytes, found.tile))
     ratio = {
         "": "ratio",
