@@ -180,23 +180,15 @@ def test_an_operation_without_a_rule_is_named():
         capture(nn.Sequential(conv(1, 1), Net(lambda _, x: torch.fft.fft2(x).real)), (16, 16))
 
 
-# of every kind one or two: a program is captured for each
-NEEDS = (
-    "U-Net L3", "U-Net L5", "U-Net L4 nearest", "U-Net L3 bilinear", "U-Net L4 bilinear", "U-Net L3 valid",
-    "U-Net L4 valid", "U-Net L4 valid bilinear", "ResNet-6", "ResNet-9 nearest", "ResNet-6 bilinear",
-    "U-Net L4 strided", "U-Net L3 pooled by 3",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("name", NEEDS)
+@pytest.mark.parametrize("name", FOOTPRINTS)
 def test_an_aligned_block_reads_what_was_computed_by_hand(name):
     architecture, (period, before, after, size_class, _), _ = FOOTPRINTS[name]
     with torch.device("meta"):
         network = architecture.build().eval()
-    length = period * (640 // period) + size_class
-    a, b = 160 // period * period, 160 // period * period + 4 * period
-    read = capture(network, (length, length)).plan(Box((a, a), (b, b))).read
-    assert read == Box((a - before,) * 2, (b + after,) * 2)
+    length, a = period * (960 // period) + size_class, 320 // period * period
+    b, ndim = a + 4 * period, architecture.ndim
+    read = capture(network, (length,) * ndim).plan(Box((a,) * ndim, (b,) * ndim)).read
+    assert read == Box((a - before,) * ndim, (b + after,) * ndim)
 
 
 @pytest.mark.parametrize("name", ["U-Net L3", "ResNet-6"])
