@@ -53,8 +53,8 @@ def by_windows(voxels, run, token, scale):
 
 
 WINDOWED = {
-    "image": (MAE, 1, (40, 36, 70), (1, 1, 1)),
-    "embedding": (EMBEDDING, 1, (40, 36, 70), (1 / 4, 1 / 4, 1 / 4)),
+    "image": (MAE, 1, (36, 33, 41), (1, 1, 1)),
+    "embedding": (EMBEDDING, 1, (36, 33, 70), (1 / 4, 1 / 4, 1 / 4)),
     "thinner than a window": (EMBEDDING, 1, (9, 36, 33), (1 / 4, 1 / 4, 1 / 4)),
     "similarity of two slabs": (SIMILARITY, 2, (32, 36, 70), (1 / 32, 1 / 4, 1 / 4)),
 }

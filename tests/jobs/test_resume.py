@@ -28,7 +28,7 @@ TASKS = 2 * 4 * 5 + 2 * 2 * 3 + 1 * 1 * 2 + 1 + 2  # shards of 16 x 16 x 16 in f
 
 def command(source, place):
     words = ["apply", source, place, "--model", UNET, "--block", "16,16,16", "--workers", "1", "--threads", "2"]
-    return [sys.executable, "-m", "volpipe", *words, "--memory-per-worker", "1GiB"]
+    return [sys.executable, "-m", "volpipe", *words, "--memory-per-worker", "1GiB", "--stitching", "overlap"]
 
 
 def receipts(place):
@@ -75,7 +75,8 @@ def test_a_killed_run_goes_on_and_equals_an_uninterrupted_one(volume, noise, tmp
     assert all(receipts(place)[name] == receipt for name, receipt in before.items())
 
     whole = str(tmp_path / "whole.ome.zarr")
-    run(ApplyJob(input=source, output=whole, model=UNET, block=(16, 16, 16)), SERIAL, progress=None)
+    job = ApplyJob(input=source, output=whole, model=UNET, block=(16, 16, 16), stitching="overlap")
+    run(job, SERIAL, progress=None)
     found, expected = voxels(place), voxels(whole)
     assert found.keys() == expected.keys() == {"0", "1", "2", "3"}
     for level, array in expected.items():
