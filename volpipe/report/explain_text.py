@@ -84,7 +84,9 @@ def _joined(values: Sequence[Any]) -> str:
 def _totals(found: Explanation) -> str:
     rows = [_total("intervals", found.price.flops, found.price.peak_bytes, found.read)]
     if found.tile is None or found.tile_price is None:
-        return f"{table(rows)}\nno halo makes tiles of this network exact, so overlap has no price; volpipe probe says why"
+        return (
+            f"{table(rows)}\nno halo makes tiles of this network exact, so overlap has no price; volpipe probe says why"
+        )
     rows.append(_total("overlap and crop", found.tile_price.flops, found.tile_price.peak_bytes, found.tile))
     ratio = {
         "": "ratio",

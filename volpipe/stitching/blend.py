@@ -8,8 +8,14 @@ Every output is the weighted mean of what all tiles that reach it give; the weig
 this hides seams instead of removing them: with the halo that a network needs, cropping gives the whole-volume result
 and blending does not (U-Net L4: crop 6e-7, Hann 0.012, Gaussian 0.0027 std on average). A halo by hand is the rim.
 
-Law: a tile is the same cell of the volume's lattice whatever block it falls into, and is computed whole, so the product
-does not depend on the blocks. Source: Isensee et al., Nature Methods 2021 (nnU-Net: Gaussian, sigma 1/8).
+A block needs of its neighbours' tiles the rims alone, and they are run on what those see of their tile:
+
+    core           [                      ]
+    tile      |....[  cell  ]..rim..|
+    read                  |.........|      from the need before the part of the rim that is owned, to the tile's own end
+
+Law: a tile is the same cell of the volume's lattice whatever block it falls into, so the product does not depend on the
+blocks, within rounding. Source: Isensee et al., Nature Methods 2021 (nnU-Net: Gaussian, sigma 1/8).
 """
 
 from __future__ import annotations
@@ -79,7 +85,14 @@ class Blend:
             shares(self.profile, (own.start[i], own.stop[i]), cell.start[i], tile[i], rims[i], ends[i])
             for i in range(own.ndim)
         )
-        return replace(whole, own=own, weights=weights)
+        return replace(whole, own=own, read=self._seen(own, whole.read, volume, footprint), weights=weights)
+
+    def _seen(self, own: Box, tile: Box, volume: Sequence[int], footprint: Footprint) -> Box:
+        """What a part of a tile depends on; all of it along an axis where the network takes none so short."""
+        part = CROPPED.alone(own, volume, footprint).read.intersect(tile)
+        taken = [n >= axis.smallest for axis, n in zip(footprint.axes, part.shape, strict=True)]
+        start = tuple(p if takes else t for takes, p, t in zip(taken, part.start, tile.start, strict=True))
+        return Box(start, tuple(p if takes else t for takes, p, t in zip(taken, part.stop, tile.stop, strict=True)))
 
 
 def shares(
