@@ -6,7 +6,8 @@ options, shape, channels --> model --> assembly, footprint, mode, normalisation,
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import Any
 
 from volpipe.errors import ConfigError, GeometryError, ModelError
 from volpipe.geometry import Footprint
@@ -15,6 +16,8 @@ from volpipe.inference.intervals import Program
 from volpipe.inference.intervals.rule import CannotCapture
 from volpipe.inference.predictor import program_to_price
 from volpipe.jobs.network_options import NetworkOptions
+from volpipe.jobs.norm import parse_norm
+from volpipe.jobs.norm_statistics import NormStatistics, layers_of, read_norm
 from volpipe.jobs.normalise import check_alone, normalisation_from
 from volpipe.models.model import Model, ModelRef, load_model, resolve_model
 from volpipe.models.settle import ByHand, settle
@@ -46,10 +49,13 @@ class Fit:
         check_alone(options.normalise, options.input_scale, options.input_offset)
         self.options, self.shape, self.channels, self.where = options, shape, channels, where
         self.assembly = Assembly(options.assembly, options.axis)
+        self.norm = parse_norm(options.norm)
+        self._check_norm()
         self.ref: ModelRef = self._model_ref()
         loaded = load_model(self.ref)
         self._check_shape(loaded)
-        self.settled = settle(self.ref, loaded, halo=self._halo_by_hand(), allow_inexact=options.allow_inexact)
+        self.settled = settle(self.ref, loaded, halo=self._halo_by_hand(), allow_inexact=options.allow_inexact,
+                              held=self.norm.over_volume)  # fmt: skip
         self.model: Model = replace(loaded, footprint=self.settled.footprint, exactness=self.settled.exactness)
         self._check_exactness()
         self.footprint = self._footprint()
@@ -58,6 +64,7 @@ class Fit:
         self._check_mode()
         self.normalisation = normalisation_from(options.normalise, self.model.normalisation, channels, statistics)
         self.encoding = Encoding(options.output_dtype, options.output_range or self.model.output_range)
+        self.statistics: NormStatistics | None = self._frozen()
 
     def _model_ref(self) -> ModelRef:
         """A user's model is first tried on what the volume has; ours say what they take."""
@@ -91,13 +98,26 @@ class Fit:
                 "pick one with --channel or give another model"
             )
 
+    def _check_norm(self) -> None:
+        """Statistics over the volume are given to the layers of one whole volume, and by intervals alone."""
+        given, options = f"norm {self.options.norm}", self.options
+        if not self.norm.over_volume:
+            return
+        if options.stitching not in (None, "exact") or options.blend is not None:
+            asked = f"--stitching {options.stitching or 'overlap'}" + (" and --blend" if options.blend else "")
+            raise ConfigError(f"{given}: runs a network by intervals; leave {asked} out")
+        if self.assembly.ndim == 2:
+            raise ConfigError(f"{given}: is for --assembly 3d; each plane of {self.assembly.name} has statistics of its "
+                              "own; give --norm per-tile")  # fmt: skip
+
     def _check_exactness(self) -> None:
         options, exactness = self.options, self.model.exactness
-        if exactness and options.norm == "refuse" and not options.allow_inexact:
+        if exactness and self.norm.kind == "refuse" and not options.allow_inexact:
             raise ModelError(
-                f"{options.model}: {exactness}; no halo makes its tiles equal whole-volume inference; give --norm "
-                "per-tile for a normalisation, or --allow-inexact for anything else, to run it all the same, declared "
-                "inexact"
+                f"{options.model}: {exactness}; no halo makes its tiles equal whole-volume inference; for a "
+                "normalisation give --norm exact (passes over the volume first), pooled (one pass, inexact), "
+                "frozen:FILE or per-tile (inexact), or --allow-inexact for anything else, to run it all the same, "
+                "declared inexact"
             )
 
     def _footprint(self) -> Footprint:
@@ -112,7 +132,7 @@ class Fit:
 
     def _mode(self) -> Mode:
         """As asked for, or the one that fits the network: `exact` in place of `overlap`, where that can be."""
-        options, named = self.options, self.options.stitching
+        options, named = self.options, "exact" if self.norm.over_volume else self.options.stitching
         mode = mode_of(named, self.footprint, blend=options.blend, faces=options.faces)
         if named is not None or mode.name != "overlap" or options.blend is not None or not self._may_be_exact():
             return mode
@@ -134,7 +154,8 @@ class Fit:
         return ""
 
     def program(self, axis: int | None) -> Program:
-        """The network on the whole volume, or on a plane across an axis; of the type that it computes in.
+        """The network on the whole volume, or on a plane across an axis, of the type that it computes in; without the
+        statistics that it takes of the volume.
 
         Raises:
             CannotCapture: it cannot be run by intervals.
@@ -148,7 +169,9 @@ class Fit:
                 f"{options.model}: its footprint is not known ({self.settled.unknown}), and "
                 f"stitching {self.mode.name} needs it; give --halo and --period, or --stitching tile"
             )
+        instead = "--norm per-tile" if self.norm.over_volume else "--stitching overlap"
         if misfit := self.mode.misfit(self.footprint):
+            misfit = f"{misfit.partition(';')[0]}; give {instead}" if self.norm.over_volume else misfit
             raise ModelError(f"{options.model}: {misfit}")
         if not self.mode.by_intervals:
             return
@@ -156,7 +179,24 @@ class Fit:
             raise ConfigError(f"batch {options.batch}: with --stitching exact a tile may be as large as memory allows, "
                               "and is run alone; leave it out, or give --stitching overlap")  # fmt: skip
         if why := self._uncaptured():
-            raise ModelError(f"{options.model}: cannot be run by intervals: {why}; give --stitching overlap")
+            raise ModelError(f"{options.model}: cannot be run by intervals: {why}; give {instead}")
+
+    # ------------------------------------------------------------------ statistics over the volume
+
+    def _frozen(self) -> NormStatistics | None:
+        """What `--norm frozen:FILE` names, if it is of this network; none where passes must find them first."""
+        if self.norm.kind != "frozen":
+            return None
+        found = read_norm(self.norm.file)
+        found.check(self.norm.file, self.ref.sha256, layers_of(self.program(None)))
+        return found
+
+    def made_of(self) -> dict[str, Any]:
+        """What statistics over the volume depend on, beside the network."""
+        return {
+            "volume": self.where, "shape": list(self.shape), "normalisation": asdict(self.normalisation),
+            "precision": self.options.precision, "nan": self.options.nan,
+        }  # fmt: skip
 
     # ------------------------------------------------------------------ what came of it
 
@@ -167,6 +207,7 @@ class Fit:
             assembly=self.assembly, encoding=self.encoding, footprint=self.footprint, tile=tuple(tile),
             batch=self.options.batch, out_channels=self.model.out_channels, precision=self.options.precision,
             device=budget.device, threads=budget.threads, promised_bytes=promised_bytes, nan=self.options.nan,
+            statistics=() if self.statistics is None else self.statistics.moments,
         )  # fmt: skip
 
     def on_trust(self) -> str:
@@ -175,4 +216,5 @@ class Fit:
 
     def inexact(self) -> str:
         """Why a product is not the whole-volume result, or "" where the footprint says that it is."""
-        return self.model.exactness or self.mode.inexact
+        by_norm = "" if self.statistics is None else self.statistics.inexact(self.made_of())
+        return self.model.exactness or by_norm or self.norm.inexact or self.mode.inexact
