@@ -234,9 +234,7 @@ def _tasks(setup: Setup, audit: AuditWork) -> Iterator[Task]:
     yield from pyramid_tasks(setup.layout, setup.factors, setup.grid, NAME)
 
 
-def _facts(
-    setup: Setup, tile: Tile, price: Price, device: str, passes: Sequence[Price]
-) -> tuple[tuple[str, str], ...]:
+def _facts(setup: Setup, tile: Tile, price: Price, device: str, passes: Sequence[Price]) -> tuple[tuple[str, str], ...]:
     grid, source, layout, inexact = setup.grid, setup.source, setup.layout, setup.inexact()
     promise = f"inexact ({inexact})" if inexact else setup.on_trust() or "equals whole-volume inference"
     promise += f"; --stitching exact, which costs less, cannot run it: {setup.not_exact}" if setup.not_exact else ""
@@ -264,9 +262,9 @@ def _norm(setup: Setup, passes: Sequence[Price]) -> str:
     if setup.norm.kind == "frozen":
         return f"statistics of {setup.norm.file}"
     read, tflop = plain.size(sum(each.bytes_read for each in passes)), sum(each.flops for each in passes) / 1e12
-    text = f"{setup.norm.kind}: {len(passes)} pass(es) over the volume before its blocks, {tflop:.3g} TFLOP, {read} read"
+    text = f"{setup.norm.kind}: {len(passes)} pass(es) over the volume first, {tflop:.3g} TFLOP, {read} read"
     if len(passes) > MANY_PASSES and math.prod(setup.source.shape) >= LARGE:
-        text += "; --norm pooled takes one, two with the blocks, and is inexact"
+        text += "; --norm pooled takes two, its blocks included, and is inexact"
     return text
 
 

@@ -107,8 +107,8 @@ class Fit:
             asked = f"--stitching {options.stitching or 'overlap'}" + (" and --blend" if options.blend else "")
             raise ConfigError(f"{given}: runs a network by intervals; leave {asked} out")
         if self.assembly.ndim == 2:
-            raise ConfigError(f"{given}: is for --assembly 3d; each plane of {self.assembly.name} has statistics of its "
-                              "own; give --norm per-tile")  # fmt: skip
+            raise ConfigError(f"{given}: is for --assembly 3d; under {self.assembly.name} each plane has statistics of "
+                              "its own; give --norm per-tile")  # fmt: skip
 
     def _check_exactness(self) -> None:
         options, exactness = self.options, self.model.exactness

@@ -28,7 +28,12 @@ from volpipe.inference.price import Count, ForwardPrice, forward_price
 from volpipe.models.model import Model
 
 Scale = tuple[Fraction, ...]
-NAMES = {"native_batch_norm_legit_no_training": "batch_norm", "constant_pad_nd": "pad", "cat": "concatenate", "normalised": "norm"}
+NAMES = {
+    "native_batch_norm_legit_no_training": "batch_norm",
+    "constant_pad_nd": "pad",
+    "cat": "concatenate",
+    "normalised": "norm",
+}
 VIEWS = {"slice", "alias", "detach", "contiguous"}
 
 

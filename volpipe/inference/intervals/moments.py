@@ -63,10 +63,8 @@ class Moments:
 
     def merge(self, other: Moments) -> Moments:
         """Of both."""
-        both = [
-            _merged((self.count, *mine), (other.count, *theirs))
-            for mine, theirs in zip(zip(self.mean, self.m2), zip(other.mean, other.m2), strict=True)
-        ]
+        groups = zip(self.mean, self.m2, other.mean, other.m2, strict=True)
+        both = [_merged((self.count, a, b), (other.count, c, d)) for a, b, c, d in groups]
         return Moments(self.count + other.count, tuple(mean for _, mean, _ in both), tuple(m2 for *_, m2 in both))
 
 
@@ -82,7 +80,7 @@ def moments(image: Tensor, groups: int) -> Tensor:
     """
     axes = tuple(range(2, image.ndim))
     count, mean, m2 = _joined(_sums(part.to(torch.float64, copy=True), axes) for part in _parts(image))
-    mean, m2 = (each.unflatten(1, (groups, -1)) for each in (mean, m2))
+    mean, m2 = (each.reshape(len(image), groups, -1, *each.shape[2:]) for each in (mean, m2))
     channels, middle = mean.shape[2], mean.mean(2)
     m2 = m2.sum(2) + count * (mean - middle.unsqueeze(2)).square_().sum(2)
     return torch.cat([torch.full_like(middle, count * channels), middle, m2], 1)

@@ -88,10 +88,12 @@ def _normalised(call: Call) -> Pointwise:
     weight, bias, epsilon = call.args[2:]
 
     def operation(out: Box, inputs: Sequence[Tensor]) -> Tensor:
-        return normalised(*inputs, weight, bias, epsilon, out=torch.empty_like(inputs[0]))
+        image, statistics = inputs
+        return normalised(image, statistics, weight, bias, epsilon, out=torch.empty_like(image))
 
     def in_place(inputs: Sequence[Tensor]) -> Tensor:
-        return normalised(*inputs, weight, bias, epsilon, out=inputs[0])
+        image, statistics = inputs
+        return normalised(image, statistics, weight, bias, epsilon, out=image)
 
     return Pointwise(call.sizes, call.size, operation, in_place)
 
@@ -113,7 +115,8 @@ _SPLITS: dict[object, Split] = {}
 def split(call: Call) -> tuple[Call, Call] | None:
     """(its moments, what is made of them and of the image if that has a part in it) of an operation that sees the whole
     volume; None of any other."""
-    return _SPLITS.get(call.target, lambda _: None)(call)
+    find = _SPLITS.get(call.target)
+    return None if find is None else find(call)
 
 
 def _splits(*targets: object) -> Callable[[Split], Split]:

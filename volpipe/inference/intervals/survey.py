@@ -74,7 +74,7 @@ class Survey:
     def moments(self, values: Tensor) -> list[Moments]:
         """What a plan of this pass made."""
         sizes = [3 * step.call.args[1] for step in self.measured]
-        return [Moments.of_tensor(each) for each in values.double().split(sizes, 1)]
+        return [Moments.of_tensor(each) for each in torch.split(values, sizes, 1)]
 
     def _own(self, step: Step, block: Box) -> Box:
         """The part of a measured tensor that a block owns: as far along it; at least a voxel."""
