@@ -6,8 +6,8 @@
                                  +-------> average            pooling to one voxel
 
 Capture reads such an operation as two: its moments, a tensor of one voxel, and what is made of them voxel by voxel.
-Only the first needs the whole volume, and that is what its rule says, so a program is right as it stands. `given` puts
-a constant in its place, which needs nothing: then a block of a norm costs what a block of any other layer does.
+Only the first needs the whole volume, and that is what its rule says, so a program is right as it stands. Once they are
+given the second takes them as a constant: then a block of a norm costs what one of any other layer does.
 """
 
 from __future__ import annotations
@@ -59,9 +59,11 @@ def of_part(call: Call, part: Box) -> Call:
     return replace(call, kwargs={**call.kwargs, "part": part})
 
 
-def known(call: Call, given: Moments, device: str | torch.device) -> Call:
-    """A constant in place of the call of a reduction."""
-    return replace(call, target=ATEN.clone.default, args=(given.tensor(call.ndim, device),), kwargs={}, sizes=())
+def with_moments(call: Call, given: Moments, device: str | torch.device) -> Call:
+    """What is made of moments, with a constant in their place: the last of its inputs."""
+    last, constant = Volume(len(call.sizes) - 1), given.tensor(call.ndim, device)
+    args = tuple(constant if isinstance(argument, Volume) and argument == last else argument for argument in call.args)
+    return replace(call, args=args, sizes=call.sizes[:-1])
 
 
 def normalised(image: Tensor, statistics: Tensor, weight: Tensor | None, bias: Tensor | None, epsilon: float,
@@ -85,27 +87,27 @@ def normalised(image: Tensor, statistics: Tensor, weight: Tensor | None, bias: T
 
 @rule(normalised)
 def _normalised(call: Call) -> Pointwise:
-    weight, bias, epsilon = call.args[2:]
+    _, given, weight, bias, epsilon = call.args
 
-    def operation(out: Box, inputs: Sequence[Tensor]) -> Tensor:
-        image, statistics = inputs
-        return normalised(image, statistics, weight, bias, epsilon, out=torch.empty_like(image))
+    def onto(inputs: Sequence[Tensor], out: Tensor) -> Tensor:
+        statistics = given if isinstance(given, Tensor) else inputs[1]
+        return normalised(inputs[0], statistics, weight, bias, epsilon, out)
 
-    def in_place(inputs: Sequence[Tensor]) -> Tensor:
-        image, statistics = inputs
-        return normalised(image, statistics, weight, bias, epsilon, out=image)
-
-    return Pointwise(call.sizes, call.size, operation, in_place)
+    return Pointwise(
+        call.sizes, call.size, lambda _, inputs: onto(inputs, torch.empty_like(inputs[0])),
+        in_place=lambda inputs: onto(inputs, inputs[0]),
+    )  # fmt: skip
 
 
 def average(statistics: Tensor, dtype: torch.dtype) -> Tensor:
     """The mean of moments."""
-    return statistics.chunk(3, 1)[1].to(dtype)
+    return statistics.chunk(3, 1)[1].to(dtype, copy=True)
 
 
 @rule(average)
 def _average(call: Call) -> Pointwise:
-    return Pointwise(call.sizes, call.size, lambda _, inputs: average(inputs[0], call.args[1]))
+    given, dtype = call.args
+    return Pointwise(call.sizes, call.size, lambda _, inputs: average(inputs[0] if inputs else given, dtype))
 
 
 Split = Callable[[Call], tuple[Call, Call] | None]

@@ -1,15 +1,16 @@
 """Statistics over the volume, by passes over its blocks: what a pass measures, and a program that knows them.
 
-    exact     pass 1 | m1 |            a pass measures the reductions that wait for none that is not known yet
+    exact     pass 1 | m1 |           a pass measures the reductions that wait for none that is not known yet
               pass 2 | known m1 | m2 |
-    pooled    pass 1 | m1 | m2 | ...   a pass measures all; behind each the block goes on with its own part's statistics
+    pooled    pass 1 | m1 | m2 | ...  a pass measures all; behind each a block goes on with the moments of what it has
 
-A block of a pass owns its part of every tensor that is measured, so that each voxel is counted once.
+A block of a pass owns its part of every tensor that is measured, so that each voxel is counted once. What a block has
+of a tensor is more, since later layers need it: nearer to the whole than what it owns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,7 +21,7 @@ from volpipe.geometry import Box
 from volpipe.inference.intervals.moments import Moments
 from volpipe.inference.intervals.plan import Plan, make_plan
 from volpipe.inference.intervals.program import Program, Step
-from volpipe.inference.intervals.reduction import known, of_part
+from volpipe.inference.intervals.reduction import of_part, with_moments
 from volpipe.inference.intervals.rule import Call, Volume, rule_of
 
 
@@ -30,14 +31,20 @@ def given(program: Program, moments: Sequence[Moments]) -> Program:
     Raises:
         ModelError: they are not of these reductions.
     """
-    found = {}
-    for step, each in zip(program.reductions, moments, strict=False):
-        if len(each.mean) != step.call.args[1]:
-            raise ModelError(f"{step.name}: has {step.call.args[1]} groups, the statistics are of {len(each.mean)}")
-        found[step.tensor] = _made_by(step, known(step.call, each, program.device), ())
-    if len(found) < len(moments):
-        raise ModelError(f"statistics of {len(moments)} layers for a network that has {len(found)}")
-    return replace(program, steps=tuple(found.get(step.tensor, step) for step in program.steps))
+    reductions = program.reductions
+    if len(moments) > len(reductions):
+        raise ModelError(f"statistics of {len(moments)} layers for a network that has {len(reductions)}")
+    found = {step.tensor: each for step, each in zip(reductions, moments, strict=False)}
+    for step in reductions[: len(moments)]:
+        if (groups := step.call.args[1]) != len(found[step.tensor].mean):
+            raise ModelError(f"{step.name}: has {groups} groups, the statistics are of {len(found[step.tensor].mean)}")
+
+    def knows(step: Step) -> Step:
+        if not step.inputs or step.inputs[-1] not in found:
+            return step
+        return _made_by(step, with_moments(step.call, found[step.inputs[-1]], program.device), step.inputs[:-1])
+
+    return replace(program, steps=tuple(knows(step) for step in program.steps if step.tensor not in found))
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,17 +66,27 @@ class Survey:
 
     def plan(self, block: Box) -> Plan:
         """How the moments of a block are made: one voxel of them all, which `moments` reads."""
-        parts = {step.tensor: self._own(step, block) for step in self.measured}
-        steps = [
-            _made_by(step, of_part(step.call, parts[step.tensor]), step.inputs) if step.tensor in parts else step
-            for step in self.program.steps
-        ]
-        one, last = (1,) * len(self.size), len(self.program.sizes)
+        owned = {step.tensor: self._own(step, block) for step in self.measured}
+        plan = self._plan(owned, owned)
+        has = {step.tensor: plan.boxes[step.inputs[0]] for step in self.measured}
+        return plan if has == owned else self._plan(owned, has)
+
+    def _plan(self, owned: Mapping[int, Box], has: Mapping[int, Box]) -> Plan:
+        """With what a block counts of the measured tensors, and what it goes on with."""
+        one, last, steps = (1,) * len(self.size), len(self.program.sizes), list[Step]()
+        counted: list[int] = []
+        for step in self.program.steps:
+            if step.tensor in owned:
+                counted.append(last)
+                steps.append(replace(_of_part(step, owned[step.tensor]), tensor=last))
+                last += 1
+            steps.append(_of_part(step, has[step.tensor]) if step.tensor in has else step)
         inputs = [Volume(number) for number in range(self.count)]
         together = Call(torch.ops.aten.cat.default, (inputs, 1), {}, (one,) * self.count, one, dtype=torch.float64)
-        steps.append(Step(last, tuple(parts), rule_of(together), together))
-        program = replace(self.program, sizes=(*self.program.sizes, one), outputs=(last,))
-        return make_plan(replace(program, steps=_needed(steps, last)), Box.from_shape(one))
+        steps.append(Step(last, tuple(counted), rule_of(together), together))
+        sizes = self.program.sizes + (one,) * (self.count + 1)
+        program = replace(self.program, steps=_needed(steps, last), sizes=sizes, outputs=(last,))
+        return make_plan(program, Box.from_shape(one))
 
     def moments(self, values: Tensor) -> list[Moments]:
         """What a plan of this pass made."""
@@ -98,6 +115,10 @@ def passes(program: Program) -> list[int]:
         found[-1] += 1
         ready.append(step)
     return found
+
+
+def _of_part(step: Step, part: Box) -> Step:
+    return _made_by(step, of_part(step.call, part), step.inputs)
 
 
 def _made_by(step: Step, call: Call, inputs: tuple[int, ...]) -> Step:
