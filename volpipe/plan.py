@@ -1,6 +1,6 @@
 """What a job will do, as data: tasks, what each must wait for, and the price of all of it.
 
-    job --.plan(budget)--> Plan(works, tasks, price) --runtime.run--> receipts --> ledger
+    job --.plan(budget)--> Plan(works, tasks, price, first) --runtime.run--> receipts --> ledger
 
 A task is (work, item): `works[work](item)` does it on any worker. Pixels travel through zarr; only receipts come back.
 `needs` names the tasks that must be done before: () for blocks, (parent,) for a coarse-to-fine tree, the finer
@@ -127,6 +127,8 @@ class Plan:
         facts: (label, text) lines that describe the plan to a person.
         reduce: joins the `value`s of two receipts, in any order; None where receipts carry none.
         skips: True for an item of the tasks without needs that a mask will skip; None where there is no mask.
+        first: jobs that must be done before, in this order; then the job is planned again, with what they found. The
+            price holds theirs.
     """
 
     title: str
@@ -138,6 +140,7 @@ class Plan:
     facts: tuple[tuple[str, str], ...] = ()
     reduce: Callable[[Any, Any], Any] | None = None
     skips: Callable[[int], bool] | None = None
+    first: tuple[Job, ...] = ()
 
 
 class Job(Protocol):

@@ -26,6 +26,10 @@ EXACT = {"precision": "fp64", "output_dtype": "float64"}  # a correct tiling in 
 def serially(job, budget=None, *, replace=False):
     """Plan, begin, do every task after its needs, finish; returns the plan and the receipts."""
     plan = job.plan(budget or Budget(worker_bytes=4 * 2**30))
+    for first in plan.first:
+        serially(first, budget, replace=replace)
+    if plan.first:
+        plan = job.plan(budget or Budget(worker_bytes=4 * 2**30))
     job.begin(plan, fresh=True, replace=replace)
     receipts, value = {}, None
     for task in plan.tasks():

@@ -208,7 +208,7 @@ class Sliding(nn.Module):
 
 def test_a_network_that_cannot_be_probed_runs_by_hand_and_says_so(volume, noise, applied, tmp_path):
     source, given = volume(noise(SHAPE)), traced(Sliding().eval(), tmp_path)
-    with pytest.raises(ModelError, match=r"NaN gives values.*nan_to_num.*give --norm per-tile .*or --allow-inexact"):
+    with pytest.raises(ModelError, match=r"NaN gives values.*nan_to_num.*give --norm exact .*or --allow-inexact"):
         applied(source, **given)
     with pytest.raises(ModelError, match=r"footprint is not known .*give --halo and --period, or --stitching tile"):
         applied(source, **given, allow_inexact=True)
@@ -271,7 +271,7 @@ def test_a_factory_is_probed_each_time(volume, noise, applied, tmp_path, theirs)
 def test_instance_norm_is_refused_unless_asked_for_and_then_declared(volume, noise, applied, network):
     source = volume(noise(SHAPE))
     model = network(UNetArchitecture(3, levels=2, width=2, norm="instance"))
-    with pytest.raises(ModelError, match=r"instance norm.*give --norm per-tile"):
+    with pytest.raises(ModelError, match=r"instance norm.*give --norm exact .*pooled .*frozen:FILE or per-tile"):
         applied(source, model)
     place, _ = applied(source, model, norm="per-tile", **BLOCK)
     assert "instance norm" in zarr.open(place).attrs["volpipe"]["stitching"]["inexact"]

@@ -5,21 +5,24 @@ voxels of the volume --tiles, predictor, assembly, encoding--> core of the block
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from volpipe.errors import ReadError, RunError
 from volpipe.geometry import Box, Footprint
 from volpipe.inference.heap import SHARE, heap_of
+from volpipe.inference.intervals import Moments, Program, Survey
 from volpipe.inference.predictor import Predictor, device_lease, predictor
 from volpipe.models.model import ModelRef
 from volpipe.models.normalisation import Normalisation
 from volpipe.stitching import Assembly, Encoding, Mode, Tile, TileNetwork, cropped, read_box, stitch
 from volpipe.stitching.encoding import is_finite
+from volpipe.stitching.outside import cut
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class BlockInference:
         threads: that one forward pass may use.
         promised_bytes: of a worker process, or of its GPU where it computes there.
         nan: what replaces NaN and infinity in the input; None refuses them.
+        statistics: over the volume, of the network's first norms; of all of them where its blocks are made.
     """
 
     volume: tuple[int, ...]
@@ -50,6 +54,7 @@ class BlockInference:
     threads: int
     promised_bytes: int
     nan: float | None
+    statistics: tuple[Moments, ...] = ()
 
     @property
     def channels(self) -> int:
@@ -109,39 +114,58 @@ class BlockInference:
 
     def network(self) -> TileNetwork:
         """What this process computes tiles with."""
-        run = predictor(self.model, self.normalisation, self.device, self.precision, self.threads)
-        infer = by_intervals(run, self.volume, self.footprint) if self.mode.by_intervals else cropped(run)
+        infer = self._by_intervals if self.mode.by_intervals else cropped(self._run)
 
         def checked(stored: NDArray[Any], tile: Tile, axis: int | None) -> NDArray[Any]:
             with heap_of(self.device).forward_pass(SHARE * self.promised_bytes):
                 values = infer(stored, tile, axis)
-            if not is_finite(values):
-                mend = "fp16 overflows here, give --precision bf16 or fp32" if self.precision == "fp16" else (
-                    "check its weights, and --normalise for what it was trained on"
-                )  # fmt: skip
-                raise RunError(f"the network gives NaN or infinity on a tile of {stored.shape[2:]} voxels; {mend}")
+            self._require_finite(values, stored.shape[2:])
             return values
 
         return checked
 
+    def survey(self, count: int) -> Survey:
+        """The pass that measures the next `count` norms; of 3D networks."""
+        return Survey(self.program(None), count)
 
-def by_intervals(run: Predictor, volume: Sequence[int], footprint: Footprint) -> TileNetwork:
-    """A network that is run on the intervals that a tile needs of its layers.
+    def moments(self, survey: Survey, block: Box, read: Callable[[Tile], tuple[NDArray[Any], Box]]) -> list[Moments]:
+        """What a pass measures on one of its blocks.
 
-    Args:
-        volume: shape z, y, x.
-        footprint: on these axes.
-    """
+        Args:
+            read: gives the stored voxels (c, z, y, x) that a tile sees, and their box.
+        """
+        plan = survey.plan(block)
+        voxels, box = read(Tile(block, plan.read))
+        with device_lease(self.device), heap_of(self.device).forward_pass(SHARE * self.promised_bytes):
+            seen = cut(voxels, box, plan.read, self.volume, self.mode.outside)
+            values = self._run.moments(seen[None], plan)
+        self._require_finite(values, plan.read.shape)
+        return survey.moments(torch.from_numpy(values))
 
-    def infer(images: NDArray[Any], tile: Tile, axis: int | None) -> NDArray[Any]:
-        plan = run.program(seen_shape(volume, footprint, axis)).plan(tile.outputs)
+    def program(self, axis: int | None) -> Program:
+        """The network on the volume, or on a plane across an axis, with the statistics that are known."""
+        return self._run.program(seen_shape(self.volume, self.footprint, axis), self.statistics)
+
+    @property
+    def _run(self) -> Predictor:
+        return predictor(self.model, self.normalisation, self.device, self.precision, self.threads)
+
+    def _by_intervals(self, images: NDArray[Any], tile: Tile, axis: int | None) -> NDArray[Any]:
+        """The network on the intervals that a tile needs of its layers."""
+        plan = self.program(axis).plan(tile.outputs)
         if not tile.read.contains(plan.read):
             raise RunError(f"a tile of {tile.own} needs {plan.read}, and its footprint says {tile.read}; "
                            "give --stitching overlap, and please report it")  # fmt: skip
         index: tuple[Any, ...] = (..., *plan.read.relative_to(tile.read.start).slices)
-        return run(images[index], plan)
+        return self._run(images[index], plan)
 
-    return infer
+    def _require_finite(self, values: NDArray[Any], shape: Sequence[int]) -> None:
+        if is_finite(values):
+            return
+        mend = "fp16 overflows here, give --precision bf16 or fp32" if self.precision == "fp16" else (
+            "check its weights, and --normalise for what it was trained on"
+        )  # fmt: skip
+        raise RunError(f"the network gives NaN or infinity on a tile of {tuple(shape)} voxels; {mend}")
 
 
 def seen_shape(volume: Sequence[int], footprint: Footprint, axis: int | None) -> tuple[int, ...]:

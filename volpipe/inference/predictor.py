@@ -22,7 +22,7 @@ from torch import Tensor
 
 from volpipe.errors import RunError
 from volpipe.inference.device import has_gpu
-from volpipe.inference.intervals import Plan, Program, Trace, trace
+from volpipe.inference.intervals import Moments, Plan, Program, Trace, trace
 from volpipe.inference.precision import Precision
 from volpipe.models.model import Model, ModelRef, load_model
 from volpipe.models.normalisation import Normalisation
@@ -47,7 +47,8 @@ class Predictor:
     def __init__(self, model: Model, normalisation: Normalisation, device: str, precision: Precision) -> None:
         self.device = device
         self.precision = precision
-        self._model, self._programs = model, dict[tuple[int, ...], Program]()
+        self._model = model
+        self._programs = dict[tuple[tuple[int, ...], tuple["Moments", ...]], "Program"]()
         self._format = _memory_format(model.ndim, precision)
         # a copy: the model is shared by whoever loaded it, and `to` would change it in place
         self._network = copy.deepcopy(model.network).to(device=device, dtype=precision.storage)
@@ -70,8 +71,15 @@ class Predictor:
         Raises:
             RunError: a single tile does not fit into the device's memory.
         """
+        return self._run(stored, plan, self.precision.storage)
+
+    def moments(self, stored: NDArray[Any], plan: Plan) -> NDArray[Any]:
+        """What a plan of a `Survey` makes, in float64 whatever the network computes in; else as a call."""
+        return self._run(stored, plan, torch.float64)
+
+    def _run(self, stored: NDArray[Any], plan: Plan | None, dtype: torch.dtype) -> NDArray[Any]:
         try:
-            return self._forward(stored, plan)
+            return self._forward(stored, plan, dtype)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             if len(stored) == 1:
@@ -80,24 +88,27 @@ class Predictor:
                     "give a smaller --tile or --precision bf16"
                 ) from None
         half = len(stored) // 2
-        return np.concatenate([self(stored[:half], plan), self(stored[half:], plan)])
+        return np.concatenate([self._run(part, plan, dtype) for part in (stored[:half], stored[half:])])
 
-    def program(self, shape: tuple[int, ...]) -> Program:
-        """The network on volumes of a shape, captured once.
+    def program(self, shape: tuple[int, ...], statistics: tuple[Moments, ...] = ()) -> Program:
+        """The network on volumes of a shape, captured once, with the statistics of its first reductions.
 
         Raises:
             CannotCapture: it cannot be run by intervals.
         """
         with _MAKING:
-            if shape not in self._programs:
-                self._programs[shape] = _traced(self._model, shape, self.precision.storage).bind(self._network)
-        return self._programs[shape]
+            programs, captured = self._programs, (shape, ())
+            if captured not in programs:
+                programs[captured] = _traced(self._model, shape, self.precision.storage).bind(self._network)
+            if (shape, statistics) not in programs:
+                programs[shape, statistics] = programs[captured].given(statistics)
+        return programs[shape, statistics]
 
     @torch.inference_mode()
-    def _forward(self, stored: NDArray[Any], plan: Plan | None) -> NDArray[Any]:
+    def _forward(self, stored: NDArray[Any], plan: Plan | None, dtype: torch.dtype) -> NDArray[Any]:
         with self.precision.context(self.device):
             values: Tensor = (plan or self._network)(self._normalised(stored))
-        return values.to(device="cpu", dtype=self.precision.storage).numpy()
+        return values.to(device="cpu", dtype=dtype).numpy()
 
     def _normalised(self, stored: NDArray[Any]) -> Tensor:
         x = torch.from_numpy(np.ascontiguousarray(stored)).to(self.device)

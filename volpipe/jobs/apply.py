@@ -79,9 +79,14 @@ class ApplyJob(NetworkOptions):
 
     def begin(self, plan: Plan, *, fresh: bool, replace: bool) -> None:
         """Make the product, empty and marked as running, with the levels of its pyramid still unlisted."""
+        from volpipe.jobs.norm_pass import folder_of
+        from volpipe.jobs.norm_statistics import NAME
         from volpipe.volume import create_product, open_product
+        from volpipe.volume.folder import open_folder
         from volpipe.volume.product import COMPLETE
 
+        if fresh and self._setup.statistics is not None:
+            open_folder(folder_of(self.output)).put(NAME, self._setup.statistics.encoded())
         if fresh:
             create_product(self.output, self._setup.layout, self._setup.attributes(plan), replace=replace)
         product = open_product(self.output)

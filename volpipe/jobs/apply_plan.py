@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from volpipe import stitching
@@ -15,6 +15,7 @@ from volpipe.jobs.apply_setup import Setup
 from volpipe.jobs.apply_work import NAME, ApplyWork
 from volpipe.jobs.audit import NAME as AUDIT
 from volpipe.jobs.audit import AuditWork, audit_tasks, audit_work, joined
+from volpipe.jobs.norm_pass import passes_of, statistics_of
 from volpipe.jobs.pyramid import pyramid_bytes, pyramid_tasks, pyramid_works
 from volpipe.plan import Budget, Plan, Price, Task
 from volpipe.volume import Product
@@ -22,6 +23,7 @@ from volpipe.volume.folder import absolute
 from volpipe.volume.ledger import Ledger, changes
 
 Tile = tuple[int, ...]
+MANY_PASSES, LARGE = 10, 2**27  # voxels: below, passes are soon done
 
 
 def plan_of(setup: Setup, budget: Budget) -> Plan:
@@ -31,10 +33,14 @@ def plan_of(setup: Setup, budget: Budget) -> Plan:
         BudgetError: no tile fits.
         GeometryError: the tile given is off the period.
     """
+    first = passes_of(setup)
+    if setup.norm.by_passes:
+        setup.statistics = statistics_of(setup, first)
     pricing = Pricing(setup, budget)
     tile = _tile(setup, budget, pricing)
     pricing.forward(pricing.reads(tile).smallest)  # a network that needs more than the thinnest tile says so now
-    price = pricing.price(tile)
+    passes = [each.plan(budget).price for each in first]
+    price = _with_passes(pricing.price(tile), passes)
     apply = _work(setup, budget, tile, price.device_bytes or price.worker_bytes)
     audit = pricing.audited(audit_work(setup, apply, setup.job.audit))
     return Plan(
@@ -44,9 +50,20 @@ def plan_of(setup: Setup, budget: Budget) -> Plan:
         count=_count(setup, audit),
         price=price,
         key=setup.key(tile),
-        facts=_facts(setup, tile, price, budget.device),
+        facts=_facts(setup, tile, price, budget.device, passes),
         reduce=joined,
         skips=None if setup.mask is None else apply.skips,
+        first=first,
+    )
+
+
+def _with_passes(price: Price, passes: Sequence[Price]) -> Price:
+    return replace(
+        price,
+        worker_bytes=max([price.worker_bytes, *(each.worker_bytes for each in passes)]),
+        device_bytes=max([price.device_bytes, *(each.device_bytes for each in passes)]),
+        bytes_read=price.bytes_read + sum(each.bytes_read for each in passes),
+        flops=price.flops + sum(each.flops for each in passes),
     )
 
 
@@ -81,7 +98,8 @@ class Pricing:
 
     def audited(self, work: AuditWork) -> AuditWork:
         """By the whole network, where tiles can be run by themselves and none takes more memory than one of the run."""
-        if not self.setup.mode.by_intervals or self.setup.settled.by_intervals_alone:
+        setup = self.setup
+        if not setup.mode.by_intervals or setup.settled.by_intervals_alone or setup.norm.over_volume:
             return work
         whole, passes = replace(work, whole=True), self.setup.assembly.passes
         seen = {tile.read.shape: tile for tile in (whole.tile(spot, 1) for spot in work.spots)}.values()
@@ -99,7 +117,7 @@ class Pricing:
         return forward_price(self.setup.model, tile.read.shape, inputs, precision, self.budget.device)
 
     def _by_intervals(self, inputs: int, tile: stitching.Tile, axis: int | None) -> ForwardPrice:
-        cost = self.setup.program(axis).plan(tile.outputs).cost(inputs, self.budget.device)
+        cost = self.setup.program(axis).local.plan(tile.outputs).cost(inputs, self.budget.device)
         at_the_ends = cast_bytes(self.setup.model, tile.read.shape, inputs, Precision(self.setup.job.precision))
         return replace(cost, peak_bytes=cost.peak_bytes + at_the_ends, weight_bytes=self._weight_bytes)
 
@@ -216,7 +234,7 @@ def _tasks(setup: Setup, audit: AuditWork) -> Iterator[Task]:
     yield from pyramid_tasks(setup.layout, setup.factors, setup.grid, NAME)
 
 
-def _facts(setup: Setup, tile: Tile, price: Price, device: str) -> tuple[tuple[str, str], ...]:
+def _facts(setup: Setup, tile: Tile, price: Price, device: str, passes: Sequence[Price]) -> tuple[tuple[str, str], ...]:
     grid, source, layout, inexact = setup.grid, setup.source, setup.layout, setup.inexact()
     promise = f"inexact ({inexact})" if inexact else setup.on_trust() or "equals whole-volume inference"
     promise += f"; --stitching exact, which costs less, cannot run it: {setup.not_exact}" if setup.not_exact else ""
@@ -231,11 +249,23 @@ def _facts(setup: Setup, tile: Tile, price: Price, device: str) -> tuple[tuple[s
         ("compute", f"{price.flops / 1e12:.3g} TFLOP, {useful:.0%} of it useful"),
         ("memory", f"{plain.size(price.worker_bytes)} promised per worker"),
     ]
+    if setup.norm.over_volume:
+        facts.insert(3, ("norm", _norm(setup, passes)))
     if device == "cpu" and not Precision(setup.job.precision).is_fast_on_cpu:
         facts.append(("precision", f"{setup.job.precision}: this CPU has no instructions for it; fp32 is far faster"))
     if price.device_bytes:
         facts.append(("GPU memory", f"{plain.size(price.device_bytes)} promised"))
     return tuple(facts)
+
+
+def _norm(setup: Setup, passes: Sequence[Price]) -> str:
+    if setup.norm.kind == "frozen":
+        return f"statistics of {setup.norm.file}"
+    read, tflop = plain.size(sum(each.bytes_read for each in passes)), sum(each.flops for each in passes) / 1e12
+    text = f"{setup.norm.kind}: {len(passes)} pass(es) over the volume first, {tflop:.3g} TFLOP, {read} read"
+    if len(passes) > MANY_PASSES and math.prod(setup.source.shape) >= LARGE:
+        text += "; --norm pooled takes two, its blocks included, and is inexact"
+    return text
 
 
 def _context(setup: Setup) -> tuple[str, str]:

@@ -7,7 +7,7 @@ Region, blocks and layout are in voxels of the product, which has the resolution
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -35,11 +35,16 @@ VOXEL_SIZE_ROUNDING = 0.001  # between what a file states and what a person type
 
 
 class Setup(Fit):
-    """A checked `ApplyJob`: what it reads, what it makes, and how."""
+    """A checked `ApplyJob`: what it reads, what it makes, and how.
 
-    def __init__(self, job: ApplyJob) -> None:
+    Args:
+        made_of: the input's identity when statistics over it were found; as it is now if not given.
+    """
+
+    def __init__(self, job: ApplyJob, made_of: Mapping[str, Any] | None = None) -> None:
         self.job = job
         self.source: Source = open_source(job.input, level=job.level, channel=job.channel, time=job.time)
+        self._identity = made_of or self.source.identity()
         check_place(job.output)
         check_apart(job.output, self.source.location)
         self._check_given_voxel_size()
@@ -169,7 +174,11 @@ class Setup(Fit):
             "input": self.source.identity(),
             "mask": None if self.mask is None else self.mask.source.identity(),
             "settings": self.job.settings()
-            | {"stitching": self.mode.name, "normalisation": asdict(self.normalisation)},
+            | {
+                "stitching": self.mode.name,
+                "normalisation": asdict(self.normalisation),
+                "norm": self.job.norm if self.statistics is None else self.statistics.sha256,
+            },
             "geometry": {
                 "bbox": str(self.grid.region),
                 "block": list(self.grid.shape),
@@ -178,6 +187,10 @@ class Setup(Fit):
                 "levels": [list(factors) for factors in self.factors],
             },
         }
+
+    def made_of(self) -> dict[str, Any]:
+        """See `Fit`: of the volume by its content."""
+        return super().made_of() | {"volume": self._identity}
 
     def attributes(self, plan: Plan) -> dict[str, Any]:
         """The product's `volpipe` attributes: how to read its values, what they promise, where they come from."""

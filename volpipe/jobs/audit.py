@@ -25,6 +25,7 @@ from volpipe.errors import ModelError, ProductError, RunError, VolumeError
 from volpipe.geometry import BlockGrid, Box, Footprint, ceil_to, floor_to
 from volpipe.jobs.apply import ApplyJob
 from volpipe.jobs.fields import Fields
+from volpipe.jobs.norm import parse_norm
 from volpipe.plan import Budget, Plan, Price, Receipt, Task
 from volpipe.stitching import Tile
 from volpipe.stitching.audit import SIDE, Finding, Spot, judge, rank, spots, verdict
@@ -253,14 +254,18 @@ class AuditJob(Fields):
     @cached_property
     def _setup(self) -> Setup:
         from volpipe.jobs.apply_setup import Setup
+        from volpipe.jobs.norm_pass import folder_of
+        from volpipe.jobs.norm_statistics import NAME as NORM
 
         made = self._provenance()
         moved = {"input": self.input, "model": self.model, "weights": self.weights, "mask": self.mask}
         given = {"output": self.volume, "tile": made["geometry"]["tile"], **moved}
         known = {name: value for name, value in given.items() if value is not None}
+        if parse_norm(made["job"]["norm"]).over_volume:
+            known["norm"] = f"frozen:{folder_of(self.volume)}/{NORM}"
         job = ApplyJob(**made["job"] | known | {"trust_code": self.trust_code})  # not on what a product says
         try:
-            setup = Setup(job)
+            setup = Setup(job, made_of=made["input"])
             now = setup.key(job.tile or ())
         except (VolumeError, ModelError) as error:
             options = "--input and --mask" if isinstance(error, VolumeError) else "--model and --weights"

@@ -6,7 +6,8 @@ options, shape, channels --> model --> assembly, footprint, mode, normalisation,
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import Any
 
 from volpipe.errors import ConfigError, GeometryError, ModelError
 from volpipe.geometry import Footprint
@@ -15,6 +16,8 @@ from volpipe.inference.intervals import Program, footprint_of
 from volpipe.inference.intervals.rule import CannotCapture
 from volpipe.inference.predictor import program_to_price
 from volpipe.jobs.network_options import NetworkOptions
+from volpipe.jobs.norm import parse_norm
+from volpipe.jobs.norm_statistics import NormStatistics, layers_of, read_norm
 from volpipe.jobs.normalise import check_alone, normalisation_from
 from volpipe.models.model import Model, ModelRef, load_model, resolve_model
 from volpipe.models.settle import ByHand, Settled, settle
@@ -46,6 +49,8 @@ class Fit:
         check_alone(options.normalise, options.input_scale, options.input_offset)
         self.options, self.shape, self.channels, self.where = options, shape, channels, where
         self.assembly = Assembly(options.assembly, options.axis)
+        self.norm = parse_norm(options.norm)
+        self._check_norm()
         self.ref: ModelRef = self._model_ref()
         loaded = load_model(self.ref)
         self._check_shape(loaded)
@@ -58,6 +63,7 @@ class Fit:
         self._check_mode()
         self.normalisation = normalisation_from(options.normalise, self.model.normalisation, channels, statistics)
         self.encoding = Encoding(options.output_dtype, options.output_range or self.model.output_range)
+        self.statistics: NormStatistics | None = self._frozen()
 
     def _model_ref(self) -> ModelRef:
         """A user's model is first tried on what the volume has; ours say what they take."""
@@ -77,15 +83,17 @@ class Fit:
 
     def _settle(self, model: Model) -> Settled:
         """What is known of the network; of one that no halo makes exact, what its graph on this volume tells."""
-        options = self.options
-        settled = settle(self.ref, model, halo=self._halo_by_hand(), allow_inexact=options.allow_inexact)
+        options, held = self.options, self.norm.over_volume
+        settled = settle(self.ref, model, halo=self._halo_by_hand(), allow_inexact=options.allow_inexact, held=held)
         asked = options.stitching in (None, "exact") and options.halo is None and options.blend is None
         if settled.footprint is not None or not asked or options.batch > 1 or options.assembly == "orthoslice":
             return settled
         across = AXES.index(options.axis) if options.assembly == "2d" else None
         try:
             program = program_to_price(self.ref, options.precision, without(self.shape, across))
-            return Settled(footprint_of(program), by_intervals_alone=True)
+            if program.reductions and not held:
+                return settled  # a block of it reads all of the volume
+            return Settled(footprint_of(program.local), by_intervals_alone=True)
         except CannotCapture:
             return settled
 
@@ -105,13 +113,26 @@ class Fit:
                 "pick one with --channel or give another model"
             )
 
+    def _check_norm(self) -> None:
+        """Statistics over the volume are given to the layers of one whole volume, and by intervals alone."""
+        given, options = f"norm {self.options.norm}", self.options
+        if not self.norm.over_volume:
+            return
+        if options.stitching not in (None, "exact") or options.blend is not None:
+            asked = f"--stitching {options.stitching or 'overlap'}" + (" and --blend" if options.blend else "")
+            raise ConfigError(f"{given}: runs a network by intervals; leave {asked} out")
+        if self.assembly.ndim == 2:
+            raise ConfigError(f"{given}: is for --assembly 3d; under {self.assembly.name} each plane has statistics of "
+                              "its own; give --norm per-tile")  # fmt: skip
+
     def _check_exactness(self) -> None:
         options, exactness = self.options, self.model.exactness
-        if exactness and options.norm == "refuse" and not options.allow_inexact:
+        if exactness and self.norm.kind == "refuse" and not options.allow_inexact:
             raise ModelError(
-                f"{options.model}: {exactness}; no halo makes its tiles equal whole-volume inference; give --norm "
-                "per-tile for a normalisation, or --allow-inexact for anything else, to run it all the same, declared "
-                "inexact"
+                f"{options.model}: {exactness}; no halo makes its tiles equal whole-volume inference; for a "
+                "normalisation give --norm exact (passes over the volume first), pooled (one pass, inexact), "
+                "frozen:FILE or per-tile (inexact), or --allow-inexact for anything else, to run it all the same, "
+                "declared inexact"
             )
 
     def _footprint(self) -> Footprint:
@@ -126,7 +147,7 @@ class Fit:
 
     def _mode(self) -> Mode:
         """As asked for, or the one that fits the network: `exact` in place of `overlap` or `valid`, where it can be."""
-        options, named = self.options, self.options.stitching
+        options, named = self.options, "exact" if self.norm.over_volume else self.options.stitching
         mode = mode_of(named, self.footprint, blend=options.blend, faces=options.faces)
         fits = mode.name in ("overlap", "valid") and options.blend is None and options.faces == "crop"
         if named is not None or not fits or not self._may_be_exact():
@@ -149,7 +170,8 @@ class Fit:
         return ""
 
     def program(self, axis: int | None) -> Program:
-        """The network on the whole volume, or on a plane across an axis; of the type that it computes in.
+        """The network on the whole volume, or on a plane across an axis, of the type that it computes in; without the
+        statistics that it takes of the volume.
 
         Raises:
             CannotCapture: it cannot be run by intervals.
@@ -163,7 +185,9 @@ class Fit:
                 f"{options.model}: its footprint is not known ({self.settled.unknown}), and "
                 f"stitching {self.mode.name} needs it; give --halo and --period, or --stitching tile"
             )
+        instead = "--norm per-tile" if self.norm.over_volume else "--stitching overlap"
         if misfit := self.mode.misfit(self.footprint):
+            misfit = f"{misfit.partition(';')[0]}; give {instead}" if self.norm.over_volume else misfit
             raise ModelError(f"{options.model}: {misfit}")
         if not self.mode.by_intervals:
             return
@@ -171,7 +195,24 @@ class Fit:
             raise ConfigError(f"batch {options.batch}: with --stitching exact a tile may be as large as memory allows, "
                               "and is run alone; leave it out, or give --stitching overlap")  # fmt: skip
         if why := self._uncaptured():
-            raise ModelError(f"{options.model}: cannot be run by intervals: {why}; give --stitching overlap")
+            raise ModelError(f"{options.model}: cannot be run by intervals: {why}; give {instead}")
+
+    # ------------------------------------------------------------------ statistics over the volume
+
+    def _frozen(self) -> NormStatistics | None:
+        """What `--norm frozen:FILE` names, if it is of this network; none where passes must find them first."""
+        if self.norm.kind != "frozen":
+            return None
+        found = read_norm(self.norm.file)
+        found.check(self.norm.file, self.ref.sha256, layers_of(self.program(None)))
+        return found
+
+    def made_of(self) -> dict[str, Any]:
+        """What statistics over the volume depend on, beside the network."""
+        return {
+            "volume": self.where, "shape": list(self.shape), "normalisation": asdict(self.normalisation),
+            "precision": self.options.precision, "nan": self.options.nan,
+        }  # fmt: skip
 
     # ------------------------------------------------------------------ what came of it
 
@@ -182,6 +223,7 @@ class Fit:
             assembly=self.assembly, encoding=self.encoding, footprint=self.footprint, tile=tuple(tile),
             batch=self.options.batch, out_channels=self.model.out_channels, precision=self.options.precision,
             device=budget.device, threads=budget.threads, promised_bytes=promised_bytes, nan=self.options.nan,
+            statistics=() if self.statistics is None else self.statistics.moments,
         )  # fmt: skip
 
     def on_trust(self) -> str:
@@ -190,4 +232,5 @@ class Fit:
 
     def inexact(self) -> str:
         """Why a product is not the whole-volume result, or "" where the footprint says that it is."""
-        return self.model.exactness or self.mode.inexact
+        by_norm = "" if self.statistics is None else self.statistics.inexact(self.made_of())
+        return self.model.exactness or by_norm or self.norm.inexact or self.mode.inexact

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from volpipe.jobs.fields import Fields, one_for_three, one_number, read_by
+from volpipe.jobs.norm import parse_norm
 from volpipe.jobs.normalise import parse_normalise
 
 
@@ -32,7 +33,12 @@ class NetworkOptions(Fields):
     normalise: str = Field(
         "model", description="model, range:LOW,HIGH, mean-std:MEAN,STD, percentiles:P,Q or standard."
     )
-    norm: Literal["refuse", "per-tile"] = Field("refuse", description="What to do with instance and group norm.")
+    norm: str = Field(
+        "refuse",
+        description="What to do with instance and group norm and pooling over the whole volume: refuse, exact (a pass "
+        "over the volume for each of them), pooled (one for all, inexact), frozen:FILE (of another run's NAME.norm) or "
+        "per-tile (inexact).",
+    )
     stitching: Literal["exact", "overlap", "tile", "valid", "windows"] | None = Field(
         None,
         description="exact and overlap equal whole-volume inference, exact for less work where a network can be "
@@ -85,3 +91,4 @@ class NetworkOptions(Fields):
         return values
 
     _known_form = field_validator("normalise")(read_by(parse_normalise))
+    _known_norm = field_validator("norm")(read_by(parse_norm))

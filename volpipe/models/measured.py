@@ -2,6 +2,7 @@
 
     $XDG_CACHE_HOME (or ~/.cache) / volpipe / footprints / sha256-of-the-file_axes_channels.json
                                                            sha256-of-the-structure_axes_channels.json
+                                                           sha256-of-the-file_axes_channels_held.json   (`held.py`)
 
 The same file is not measured again; a file that was trained anew is tested alone, with its own weights, and measured
 if it fails (structure.py says what makes two files one structure, and why that is sound). Only .pt2 and TorchScript
@@ -24,26 +25,28 @@ from typing import Any
 import torch
 
 from volpipe.geometry import AxisFootprint, Footprint
+from volpipe.models.held import Held
 from volpipe.models.model import Model, ModelRef
 from volpipe.models.probe import Probe, holds, probe
 from volpipe.models.structure import structure
 
 FORMAT = 4  # raised when the probe finds something else
-_FOUND: dict[tuple[ModelRef, int, int], Probe] = {}  # of factories
+_FOUND: dict[tuple[ModelRef, int, int, bool], Probe] = {}  # of factories
 
 
 def measured(ref: ModelRef, model: Model) -> Probe:
     """What the probe finds of a network, or found before."""
     network, given = model.network, (model.ndim, model.in_channels)
+    held = isinstance(network, Held)
     if ref.kind not in ("exported", "script"):
-        key = (replace(ref, halo=None, period=None), *given)
+        key = (replace(ref, halo=None, period=None), *given, held)
         if key not in _FOUND:
             _FOUND[key] = probe(network, *given)
         return _FOUND[key]
-    file = _place(ref.sha256, *given)
+    file = _place(ref.sha256, *given, held=held)
     if (found := _read(file)) is not None:
         return found
-    kind = structure(ref, network)
+    kind = None if held else structure(ref, network)
     shared = None if kind is None else _place(kind, *given)
     found = None if shared is None else _read(shared)
     if found is None or not holds(network, *given, found):
@@ -55,8 +58,8 @@ def measured(ref: ModelRef, model: Model) -> Probe:
     return found
 
 
-def _place(sha256: str, ndim: int, in_channels: int) -> Path:
-    return _folder() / f"{sha256}_{ndim}_{in_channels}.json"
+def _place(sha256: str, ndim: int, in_channels: int, *, held: bool = False) -> Path:
+    return _folder() / f"{sha256}_{ndim}_{in_channels}{'_held' if held else ''}.json"
 
 
 def _folder() -> Path:

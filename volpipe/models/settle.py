@@ -17,6 +17,7 @@ from typing import Literal
 
 from volpipe.errors import GeometryError, ModelError
 from volpipe.geometry import AxisFootprint, Footprint, ceil_to
+from volpipe.models.held import Held
 from volpipe.models.measured import measured
 from volpipe.models.model import Model, ModelRef, commas, footprint_by_hand
 from volpipe.models.sizes import output_shape
@@ -48,7 +49,7 @@ class Settled:
     by_intervals_alone: bool = False
 
 
-def settle(ref: ModelRef, model: Model, *, halo: ByHand, allow_inexact: bool) -> Settled:
+def settle(ref: ModelRef, model: Model, *, halo: ByHand, allow_inexact: bool, held: bool = False) -> Settled:
     """Settle the footprint of a model.
 
     Args:
@@ -57,10 +58,13 @@ def settle(ref: ModelRef, model: Model, *, halo: ByHand, allow_inexact: bool) ->
         halo: what becomes of one by hand: the stitching mode reads none ("ignored"), rests on it ("checked"), or
             declares its product inexact for what it is ("taken").
         allow_inexact: take a halo by hand that is too short, and declare it.
+        held: settle it as it is once its statistics over the volume are known (`held.py`).
 
     Raises:
         ModelError: the halo by hand is short of the need, or its period no multiple.
     """
+    if held:
+        model = replace(model, network=Held(model.network), exactness="")
     settled = _settled(ref, model, halo, allow_inexact)
     if settled.footprint is None or settled.measured:
         return settled

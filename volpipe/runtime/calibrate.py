@@ -99,6 +99,8 @@ def dry_run(job: Job, settings: RunSettings, calibrate: bool, *, restart: bool =
             raise ConfigError("--calibrate: this job writes no product of its own; give --dry-run alone")
         if settings.engine != "blocks":
             raise ConfigError(f"--calibrate: engine {settings.engine} runs all blocks as one; leave one of the two out")
+        if plan.first:
+            raise ConfigError("--calibrate: passes over the volume come before its blocks; give --dry-run alone")
         left = _left(plan, Done() if restart else _done_before(job.product, plan))
         if not left.tasks:
             return plan, Estimate(0.0, 0.0, 0.0, 0, left.note(plan))

@@ -32,6 +32,7 @@ from volpipe.jobs import tiling
 from volpipe.jobs.apply_work import NAME, ApplyWork
 from volpipe.jobs.fit import Fit
 from volpipe.jobs.network_options import NetworkOptions
+from volpipe.jobs.norm import parse_norm
 from volpipe.plan import Budget, Receipt
 from volpipe.runtime.crew import Crew
 from volpipe.runtime.schedule import Done
@@ -117,6 +118,8 @@ def apply(volume: da.Array, model: str, *, device: str = "cpu", threads: int = 1
     _check_where(device, threads)
     array = volume[np.newaxis] if volume.ndim == 3 else volume
     channels, shape = int(array.shape[0]), tuple(int(n) for n in array.shape[1:])
+    if parse_norm(options_.norm).by_passes:
+        raise ConfigError(f"norm {options_.norm}: a dask array is not passed over; give frozen:FILE or per-tile")
     fit = Fit(options_, shape, channels, "the dask array", _no_statistics)
     inference = fit.inference(_tile(fit), Budget(UNBOUNDED, threads=int(threads), device=device), UNBOUNDED)
     # a tile of an inexact mode is computed whole by each chunk that has a part of it: the same voxels, for more work

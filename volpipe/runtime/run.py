@@ -18,7 +18,7 @@ from typing import Any, cast
 
 from volpipe.errors import BlocksFailed, ConfigError, ProductError, RunError, UsageError
 from volpipe.jobs.plain import size
-from volpipe.plan import Job, Plan, Receipt, Task
+from volpipe.plan import Budget, Job, Plan, Receipt, Task
 from volpipe.runtime import main_guard
 from volpipe.runtime.allocator import keep_memory_in_this_process
 from volpipe.runtime.crew import Crew, SerialCrew
@@ -127,21 +127,67 @@ def run(
         _check_engine(plan, settings)
         if on_plan is not None:
             on_plan(plan)
-        state = _known(job, plan, restart)
-        summary = Summary(plan, before=state.done.count)
-        work = state.done.count < plan.count
-        if work:  # before anything is written: its workers tell a script that has no guard
-            crew = crew or stack.enter_context(open_crew(settings))
-        _begin(job, plan, state, restart)
-        if work and crew is not None:
-            summary.slots = crew.width
-            if on_start is not None:
-                on_start(crew.where if settings.engine == "blocks" else f"{crew.where}\n{NO_PROMISE}")
-            _drive(plan, crew, state, summary, settings, progress)
+        hands = _Hands(settings, stack, crew, on_start)
+        for first in plan.first:
+            _check_place(first, restart)
+            before = first.plan(hands.budget)
+            if on_plan is not None:
+                on_plan(before)
+            _done(first, before, hands, settings.model_copy(update={"engine": "blocks"}), restart, progress)
+        if plan.first:
+            plan = job.plan(hands.budget)
+        return _done(job, plan, hands, settings, restart, progress)
+
+
+def _done(
+    job: Job,
+    plan: Plan,
+    hands: _Hands,
+    settings: RunSettings,
+    restart: bool,
+    progress: Callable[[int, int], Reporter] | None,
+) -> Summary:
+    """Do what is missing of one job, and declare it complete."""
+    state = _known(job, plan, restart)
+    summary = Summary(plan, before=state.done.count)
+    work = state.done.count < plan.count
+    crew = hands.crew() if work else None  # before anything is written: its workers tell a script that has no guard
+    _begin(job, plan, state, restart)
+    if crew is not None:
+        summary.slots = crew.width
+        hands.tell()
+        _drive(plan, crew, state, summary, settings, progress)
     if summary.failures:
         raise _blocks_failed(summary, plan.count - state.done.count)
     summary.result = job.finish(plan, state.value)
     return summary
+
+
+@dataclass
+class _Hands:
+    """The crew of a run: opened when there is work, and one for all of its jobs."""
+
+    settings: RunSettings
+    stack: ExitStack
+    opened: Crew | None
+    on_start: Callable[[str], None] | None
+
+    @property
+    def budget(self) -> Budget:
+        """Of a worker."""
+        return self.settings.local_budget() if self.opened is None else self.opened.budget
+
+    def crew(self) -> Crew:
+        """The workers."""
+        self.opened = self.opened or self.stack.enter_context(open_crew(self.settings))
+        return self.opened
+
+    def tell(self) -> None:
+        """Say once where the run goes."""
+        if self.on_start is not None and self.opened is not None:
+            where = self.opened.where
+            self.on_start(where if self.settings.engine == "blocks" else f"{where}\n{NO_PROMISE}")
+        self.on_start = None
 
 
 def plan_and_crew(job: Job, settings: RunSettings, stack: ExitStack) -> tuple[Plan, Crew | None]:

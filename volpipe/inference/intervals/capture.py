@@ -20,6 +20,7 @@ from torch import Tensor, fx, nn
 from volpipe.errors import reason
 from volpipe.inference.intervals import gather, pointwise, transposed, upsample, window  # noqa: F401  (their rules)
 from volpipe.inference.intervals.program import Program, Step
+from volpipe.inference.intervals.reduction import split
 from volpipe.inference.intervals.rule import Call, CannotCapture, Volume, rule_of
 from volpipe.models import kernels
 from volpipe.models.external import OF_TORCH
@@ -87,12 +88,12 @@ class Trace:
 
     def _bound(self, exported: Any, network: nn.Module | None) -> Program:
         state = exported.state_dict | exported.constants if network is None else _state_of(network)
-        reader = _Reader(self._image.ndim - 2, _tensors_of(exported, state), _device(state))
+        device = _device(state)
+        reader = _Reader(self._image.ndim - 2, _tensors_of(exported, state), device)
         for node in exported.graph.nodes:
             reader.read(node)
-        return Program(
-            tuple(reader.steps), tuple(reader.sizes), tuple(reader.outputs), self.in_channels, self._image.dtype
-        )
+        steps, sizes, outputs = tuple(reader.steps), tuple(reader.sizes), tuple(reader.outputs)
+        return Program(steps, sizes, outputs, self.in_channels, self._image.dtype, device)
 
 
 def _changes_a_tensor(node: fx.Node) -> bool:
@@ -183,7 +184,7 @@ class _Reader:
         if node.name in self.given:
             self.constants[node] = self.given[node.name]
         else:
-            self._number(node, node.meta["val"])
+            self.numbers[node] = self._tensor(tuple(node.meta["val"].shape[2:]))
 
     def _read_output(self, node: fx.Node) -> None:
         outputs = node.all_input_nodes
@@ -191,10 +192,13 @@ class _Reader:
             raise CannotCapture(f"it returns {len(outputs)} tensors; a network returns one image")
         self.outputs = [self.numbers[outputs[0]]]
 
-    def _number(self, node: fx.Node, value: Tensor) -> int:
-        self.numbers[node] = len(self.sizes)
-        self.sizes.append(tuple(value.shape[2:]))
-        return self.numbers[node]
+    def _tensor(self, size: tuple[int, ...]) -> int:
+        self.sizes.append(size)
+        return len(self.sizes) - 1
+
+    def _step(self, call: Call, inputs: tuple[int, ...]) -> int:
+        self.steps.append(Step(self._tensor(call.size), inputs, rule_of(call), call))
+        return self.steps[-1].tensor
 
     def _computed(self, node: fx.Node) -> Any:
         kwargs = dict(node.kwargs) | ({"device": self.device} if "device" in node.kwargs else {})
@@ -214,9 +218,12 @@ class _Reader:
             return places[each] if each in places else self.constants[each]
 
         args, kwargs = _mapped(operation.args, stand_in), _mapped(operation.kwargs, stand_in)
-        call = Call(operation.target, args, kwargs, sizes, tuple(value.shape[2:]), where, value.dtype, pick)
-        numbers = tuple(self.numbers[each] for each in inputs)
-        self.steps.append(Step(self._number(node, value), numbers, rule_of(call), call))
+        size, numbers = tuple(value.shape[2:]), tuple(self.numbers[each] for each in inputs)
+        call = Call(operation.target, args, kwargs, sizes, size, where, value.dtype, pick, value.shape[1])
+        if (two := split(call)) is not None:
+            first, call = two
+            numbers = (*numbers, self._step(first, numbers))[-len(call.sizes) :]
+        self.numbers[node] = self._step(call, numbers)
 
 
 def _mapped(value: Any, function: Any) -> Any:

@@ -28,7 +28,12 @@ from volpipe.inference.price import Count, ForwardPrice, forward_price
 from volpipe.models.model import Model
 
 Scale = tuple[Fraction, ...]
-NAMES = {"native_batch_norm_legit_no_training": "batch_norm", "constant_pad_nd": "pad", "cat": "concatenate"}
+NAMES = {
+    "native_batch_norm_legit_no_training": "batch_norm",
+    "constant_pad_nd": "pad",
+    "cat": "concatenate",
+    "normalised": "norm",
+}
 VIEWS = {"slice", "alias", "detach", "contiguous"}
 
 
@@ -100,7 +105,7 @@ def explain(model: Model, program: Program, block: Box) -> Explanation:
     Raises:
         GeometryError: the block is not inside the output.
     """
-    plan = program.plan(block)
+    plan = program.local.plan(block)
     found = Explanation(block, plan.read, layers(plan), plan.cost())
     if model.footprint is None:
         return found
@@ -116,6 +121,8 @@ def layers(plan: Plan) -> tuple[Layer, ...]:
     first, scales = plan.program.input, _scales(plan.program)
     found = [Layer("", ("input",), plan.read, plan.program.sizes[first], *_place(plan, first, scales[first]))]
     for step, flops in zip(plan.steps, _flops(plan), strict=True):
+        if not step.inputs:  # statistics that are given
+            continue
         layer = _layer(plan, step, scales[step.tensor], flops)
         if len(found) > 1 and _follows(step, layer, found[-1]):
             before = found.pop()
@@ -146,7 +153,7 @@ def _scales(program: Program) -> dict[int, Scale]:
     """Of every tensor against the product. From step to step: over a whole valid network what is lost adds up."""
     sizes, found = program.sizes, {program.input: (Fraction(1),) * len(program.shape)}
     for step in program.steps:
-        before = step.inputs[0]
+        before = next(iter(step.inputs), program.input)
         axes = zip(found[before], sizes[step.tensor], sizes[before], strict=True)
         found[step.tensor] = tuple(scale * _ratio(n, m) for scale, n, m in axes)
     last = found[program.outputs[0]]

@@ -130,16 +130,16 @@ class _Alive:
         inputs = [self._cut(number, plan.edges[step.tensor, number]) for number in step.inputs]
         last = [number for number in step.inputs if self._users[number] == [step.tensor]]
         change = self._in_place(step)
-        made = step.rule.run(out, inputs) if change is None else change(inputs[0])
+        made = step.rule.run(out, inputs) if change is None else change(inputs)
         self._keep(step, out, made, last)
         del inputs, made
         for number in dict.fromkeys(step.inputs):
             self._users[number].remove(step.tensor)
             self._let_go(number)
 
-    def _in_place(self, step: Step) -> Callable[[Tensor], Tensor] | None:
+    def _in_place(self, step: Step) -> Callable[[Sequence[Tensor]], Tensor] | None:
         """The change of the first input, if it is ours and this is its last use."""
-        if not isinstance(step.rule, Pointwise) or step.inputs.count(step.inputs[0]) > 1:
+        if not isinstance(step.rule, Pointwise) or step.inputs.count(next(iter(step.inputs), None)) != 1:
             return None
         mine = step.inputs[0] in self._ours and self._users[step.inputs[0]] == [step.tensor]
         return step.rule.in_place if mine else None

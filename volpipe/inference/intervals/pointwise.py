@@ -34,7 +34,7 @@ class Pointwise:
     sizes: tuple[tuple[int, ...], ...]
     size: tuple[int, ...]
     operation: Callable[[Box, Sequence[Tensor]], Tensor]
-    in_place: Callable[[Tensor], Tensor] | None = None
+    in_place: Callable[[Sequence[Tensor]], Tensor] | None = None
 
     def need(self, out: Box) -> Needs:
         """See `Rule`."""
@@ -89,11 +89,11 @@ def _given(value: Any, out: Box, size: Sequence[int], inputs: Sequence[Tensor]) 
     return value
 
 
-def _in_place(call: Call) -> Callable[[Tensor], Tensor] | None:
+def _in_place(call: Call) -> Callable[[Sequence[Tensor]], Tensor] | None:
     change = IN_PLACE.get(call.target)
     if change is None or not isinstance(call.args[0], Volume):
         return None
-    return lambda image: change(image, *call.args[1:], **call.kwargs)
+    return lambda inputs: change(inputs[0], *call.args[1:], **call.kwargs)
 
 
 def _spread(call: Call, value: Any) -> Any:
@@ -159,7 +159,7 @@ rule(ATEN.split_with_sizes.default, ATEN.split.Tensor, ATEN.chunk.default)(_over
 @rule(ATEN._native_batch_norm_legit_no_training.default)
 def _batch_norm(call: Call) -> Pointwise:
     weight, bias, mean, variance, _, epsilon = call.args[1:7]
-    return _with_running_statistics(call, weight, bias, mean, variance, epsilon)
+    return with_running_statistics(call, weight, bias, mean, variance, epsilon)
 
 
 @rule(ATEN.batch_norm.default)
@@ -167,16 +167,19 @@ def _batch_norm_as_written(call: Call) -> Pointwise:
     weight, bias, mean, variance, training, _, epsilon = call.args[1:8]
     if training:
         raise call.refused("takes the statistics of the image in training mode; call eval() before exporting")
-    return _with_running_statistics(call, weight, bias, mean, variance, epsilon)
+    return with_running_statistics(call, weight, bias, mean, variance, epsilon)
 
 
-def _with_running_statistics(
+def with_running_statistics(
     call: Call, weight: Tensor | None, bias: Tensor | None, mean: Tensor, variance: Tensor, epsilon: float
 ) -> Pointwise:
+    """A norm by constants, which changes its input where it may."""
+
     def operation(out: Box, inputs: Sequence[Tensor]) -> Tensor:
         return functional.batch_norm(inputs[0], mean, variance, weight, bias, False, 0.0, epsilon)
 
-    def in_place(image: Tensor) -> Tensor:
+    def in_place(inputs: Sequence[Tensor]) -> Tensor:
+        image = inputs[0]
         scale = (variance + epsilon).rsqrt() * (1 if weight is None else weight)
         shift = (0 if bias is None else bias) - mean * scale
         shape = (-1,) + (1,) * call.ndim

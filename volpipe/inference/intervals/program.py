@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import torch
 
 from volpipe.errors import GeometryError
 from volpipe.geometry import Box
+from volpipe.inference.intervals.moments import Moments
 from volpipe.inference.intervals.rule import Call, Rule, rule_of
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ class Program:
         outputs: the tensors that the network returns.
         in_channels: of the input.
         dtype: of the input.
+        device: of the weights.
         input: the number of the input among the tensors.
     """
 
@@ -61,12 +64,25 @@ class Program:
     outputs: tuple[int, ...]
     in_channels: int
     dtype: torch.dtype = torch.float32
+    device: torch.device = torch.device("cpu")  # noqa: RUF009  (it does not change)
     input: int = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Spatial size of the output."""
         return self.sizes[self.outputs[0]]
+
+    @cached_property
+    def reductions(self) -> tuple[Step, ...]:
+        """The steps that need the whole volume, in order: statistics that are not given."""
+        from volpipe.inference.intervals.reduction import Reduction
+
+        return tuple(step for step in self.steps if isinstance(step.rule, Reduction))
+
+    @cached_property
+    def local(self) -> Program:
+        """The same program with statistics of 0 and 1 where none are given: what it costs once they are."""
+        return self.given([Moments.unit(step.call.args[1]) for step in self.reductions])
 
     @cached_property
     def in_slabs(self) -> Program:
@@ -84,6 +100,12 @@ class Program:
     def weight_bytes(self) -> int:
         """Of all tensors that the operations hold."""
         return sum({id(each): each.nbytes for step in self.steps for each in step.call.tensors}.values())
+
+    def given(self, moments: Sequence[Moments]) -> Program:
+        """The same program with the statistics of its first reductions; see `survey.py`."""
+        from volpipe.inference.intervals.survey import given
+
+        return given(self, moments) if moments else self
 
     def plan(self, block: Box) -> Plan:
         """How a block of the output is made.

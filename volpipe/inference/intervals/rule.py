@@ -60,6 +60,7 @@ class Call:
         where: the module that calls it.
         dtype: of the output.
         pick: which of several results the output is; None if the operation has one.
+        channels: of the output.
     """
 
     target: Any
@@ -70,11 +71,12 @@ class Call:
     where: str = ""
     dtype: Any = None
     pick: int | None = None
+    channels: int = 0
 
     @property
     def name(self) -> str:
         """As torch writes it."""
-        return str(self.target.name()) if hasattr(self.target, "name") else str(self.target)
+        return str(self.target.name()) if hasattr(self.target, "name") else str(self.target.__name__)
 
     @property
     def ndim(self) -> int:

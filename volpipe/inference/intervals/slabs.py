@@ -19,6 +19,7 @@ from torch import Tensor
 from volpipe.geometry import Box
 from volpipe.inference.intervals.plan import make_plan, run_plan
 from volpipe.inference.intervals.program import Program, Step
+from volpipe.inference.intervals.reduction import Reduction
 from volpipe.inference.intervals.rule import Needs, cut
 from volpipe.inference.intervals.window import Window
 
@@ -87,7 +88,8 @@ def _first_run(program: Program) -> tuple[Step, ...]:
     tensor, windows = program.input, 0
     for step in program.steps:
         windows += isinstance(step.rule, Window)
-        if step.inputs != (tensor,) or users[tensor] > 1 or windows > WINDOWS:
+        whole = isinstance(step.rule, Reduction)
+        if step.inputs != (tensor,) or users[tensor] > 1 or windows > WINDOWS or whole:
             break
         run.append(step)
         tensor = step.tensor

@@ -1,0 +1,390 @@
+"""Statistics over the volume in float64: `exact` is the network on the whole volume, others say why they are not."""
+
+import importlib
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from volpipe.errors import BudgetError, ConfigError, ModelError, ProductError, RunError
+from volpipe.inference.intervals import Moments
+from volpipe.jobs.apply import ApplyJob
+from volpipe.jobs.audit import AuditJob
+from volpipe.jobs.norm_pass import NormPass
+from volpipe.jobs.norm_work import NormWork
+from volpipe.models.generator import GeneratorArchitecture
+from volpipe.models.unet import UNetArchitecture
+from volpipe.plan import Budget
+from volpipe.runtime.calibrate import dry_run
+from volpipe.runtime.run import run
+from volpipe.runtime.settings import RunSettings
+from volpipe.volume import open_product
+
+EXACT = 1e-12  # std of the whole-volume result
+SHAPE = (13, 18, 41)
+SERIAL = RunSettings(serial=True, threads=1, memory_per_worker="4GiB")
+BUDGET = Budget(4 * 2**30)
+NETWORKS = {
+    "U-Net L3, instance norm": (UNetArchitecture(3, levels=3, width=2, norm="instance"), 10),
+    "U-Net L3, group norm": (UNetArchitecture(3, levels=3, width=2, norm="group"), 10),
+    "ResNet-6, instance norm": (GeneratorArchitecture(3, blocks=6, width=1, norm="instance"), 17),
+}
+SMALL, PASSES = UNetArchitecture(3, levels=2, width=2, norm="instance"), 6
+BLOCK = {"block": (16, 16, 16), "pyramid": False}
+SQUEEZE_EXCITE = """
+import torch
+from torch import nn
+
+
+class Gate(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.pool, self.a, self.b = nn.AdaptiveAvgPool3d(1), nn.Conv3d(channels, 2, 1), nn.Conv3d(2, channels, 1)
+
+    def forward(self, image):
+        return image * self.b(self.a(self.pool(image)).relu()).sigmoid()
+
+
+class Gated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.one = nn.Conv3d(1, 4, 3, padding=1), Gate(4)
+        self.second, self.two, self.last = nn.Conv3d(4, 4, 3, padding=1), Gate(4), nn.Conv3d(4, 1, 3, padding=1)
+
+    def forward(self, image):
+        return self.last(self.two(self.second(self.one(self.first(image)).relu()).relu()))
+"""
+
+
+@pytest.fixture
+def source(volume, noise):
+    return volume(noise(SHAPE))
+
+
+@pytest.fixture
+def small(network):
+    return network(SMALL)
+
+
+@pytest.fixture
+def made(applied):
+    """`made(source, model, norm, **options) -> (attributes, voxels, location)`."""
+
+    def go(source, model, norm="exact", **options):
+        place, voxels = applied(source, model, norm=norm, **BLOCK | options)
+        return open_product(place).attributes, voxels, place
+
+    return go
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_exact_is_the_network_on_the_whole_volume(made, noise, source, network, whole, error, name):
+    architecture, passes = NETWORKS[name]
+    model = network(architecture)
+    attributes, voxels, place = made(source, model)
+    assert error(voxels, whole(model, noise(SHAPE))) < EXACT
+    assert (attributes["exact"], attributes["exact_reason"]) == (True, "")
+    assert attributes["audit"]["boxes"]
+    layers = json.loads(Path(f"{place}.norm/norm.json").read_text())["layers"]
+    assert len(layers) == passes
+    assert {layer["operation"] for layer in layers} == {f"{architecture.norm}_norm"}
+
+
+def test_a_users_squeeze_excite_network_is_exact(made, noise, source, error, tmp_path, monkeypatch):
+    """Its footprint is probed with its statistics held; without `--norm` it is refused by the module's name."""
+    (tmp_path / "gated.py").write_text(SQUEEZE_EXCITE)
+    monkeypatch.syspath_prepend(tmp_path)
+    torch.manual_seed(0)
+    network = importlib.import_module("gated").Gated().eval()
+    save_file(network.state_dict(), tmp_path / "gated.safetensors")
+    given = {"weights": str(tmp_path / "gated.safetensors"), "trust_code": True}
+    with pytest.raises(ModelError, match=r"module one.*give --norm exact"):
+        made(source, "gated:Gated", "refuse", **given)
+    attributes, voxels, _ = made(source, "gated:Gated", **given)
+    with torch.inference_mode():
+        expected = network.double()(torch.from_numpy(noise(SHAPE).astype("float64"))[None, None])[0].numpy()
+    assert error(voxels, expected) < EXACT
+    assert attributes["exact"] is True
+
+
+def test_blocks_tiles_and_workers_change_nothing(made, noise, source, small, whole, error):
+    expected = whole(small, noise(SHAPE))
+    for options in (
+        {"block": (8, 16, 24), "tile": (8, 8, 8)},
+        {"block": (48, 48, 48)},
+        {"settings": RunSettings(workers=2, threads=1, memory_per_worker="1GiB")},
+        {"settings": RunSettings(serial=True, threads=1, memory_per_worker="4GiB", engine="map-overlap")},
+    ):
+        attributes, voxels, _ = made(source, small, **options)
+        assert error(voxels, expected) < EXACT
+        assert attributes["exact"] is True
+
+
+def test_a_part_of_the_volume_has_the_statistics_of_all_of_it(made, noise, source, small, whole, error):
+    _, voxels, _ = made(source, small, bbox="0:13,2:18,16:41")
+    expected = whole(small, noise(SHAPE))
+    assert error(voxels, expected[:, :, 2:18, 16:41]) < EXACT
+
+
+def test_a_statistic_of_one_block_less_shows(made, noise, source, small, whole, error, monkeypatch):
+    """The law was seen to fail: the last block of every pass is not counted."""
+    right = NormWork.__call__
+
+    def short(self, item):
+        receipt = right(self, item)
+        if item < self.items - 1:
+            return receipt
+        nothing = [Moments(1, tuple(each["mean"]), (0.0,) * len(each["mean"])).as_json() for each in receipt.value]
+        return type(receipt)(receipt.work, item, None, receipt.seconds, value=nothing)
+
+    monkeypatch.setattr(NormWork, "__call__", short)
+    _, voxels, _ = made(source, small)
+    assert error(voxels, whole(small, noise(SHAPE))) > 1e-3
+
+
+# ---------------------------------------------------------------------- going on
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Every item of a pass that was done, by (norms known before, item); `killed_at` raises at the n-th."""
+    done, right = Counter(), NormWork.__call__
+    state = {"killed_at": None}
+
+    def call(self, item):
+        if done.total() == state["killed_at"]:
+            state["killed_at"] = None
+            raise Killed
+        receipt = right(self, item)
+        done[len(self.inference.statistics), item] += 1
+        return receipt
+
+    monkeypatch.setattr(NormWork, "__call__", call)
+    return done, state
+
+
+@pytest.mark.parametrize("killed_at", [6, 20], ids=["between passes", "in the fourth pass"])
+def test_a_killed_run_goes_on_with_the_pass_that_it_was_in(source, small, tmp_path, made, counted, killed_at):
+    done, state = counted
+    job = ApplyJob(
+        input=source, output=str(tmp_path / "killed"), model=small, norm="exact", precision="fp64",
+        output_dtype="float64", **BLOCK,
+    )  # fmt: skip
+    state["killed_at"] = killed_at
+    with pytest.raises(Killed):
+        run(job, SERIAL, progress=None)
+    assert done.total() == killed_at
+    run(ApplyJob(**job.model_dump()), SERIAL, progress=None)
+    assert set(done.values()) == {1}
+    assert {known for known, _ in done} == set(range(PASSES))
+    whole = open_product(job.output)
+    _, expected, _ = made(source, small)
+    np.testing.assert_array_equal(whole.read(whole.grid().region), expected)
+
+
+def test_the_same_command_again_does_nothing_and_restart_does_all(source, small, made, tmp_path, counted):
+    done, _ = counted
+    made(source, small, output=str(tmp_path / "out"))
+    first = done.copy()
+    made(source, small, output=str(tmp_path / "out"))
+    assert done == first
+    job = ApplyJob(input=source, output=str(tmp_path / "out"), model=small, norm="exact", precision="fp64",
+                   output_dtype="float64", **BLOCK)  # fmt: skip
+    run(job, SERIAL, restart=True, progress=None)
+    assert set(done.values()) == {2}
+
+
+def test_a_product_never_goes_on_with_other_statistics(source, small, made, tmp_path):
+    made(source, small, output=str(tmp_path / "out"))
+    with pytest.raises(ProductError, match=r"out.norm/0: was begun with something else \(.*norm: exact -> pooled"):
+        made(source, small, "pooled", output=str(tmp_path / "out"))
+    _, _, other = made(source, small, "pooled")
+    with pytest.raises(ProductError, match=r"out: was begun with something else \(settings.norm: "):
+        made(source, small, f"frozen:{other}.norm/norm.json", output=str(tmp_path / "out"))
+
+
+def test_a_pass_is_not_begun_before_those_that_it_rests_on(source, small, tmp_path):
+    job = ApplyJob(input=source, output=str(tmp_path / "out"), model=small, norm="exact", **BLOCK)
+    second = job.plan(BUDGET).first[1]
+    assert isinstance(second, NormPass)
+    with pytest.raises(RunError, match="passes before it are not done"):
+        run(second, SERIAL, progress=None)
+
+
+# ---------------------------------------------------------------------- inexact
+
+
+def test_pooled_is_near_and_declared(made, noise, source, small, whole, counted):
+    expected = whole(small, noise(SHAPE))
+    attributes, voxels, _ = made(source, small, "pooled")
+    _, per_tile, _ = made(source, small, "per-tile", stitching="tile", tile=(16, 16, 16))
+    done, _ = counted
+    assert {known for known, _ in done} == {0}  # one pass
+    errors = [float(np.abs(each - expected).mean() / expected.std()) for each in (voxels, per_tile)]
+    assert 1e-6 < errors[0] < errors[1]
+    assert attributes["exact"] is False
+    assert attributes["exact_reason"].startswith("norm pooled: statistics of the volume, of tiles that were normalised")
+
+
+def test_frozen_is_the_same_product_again(made, source, small):
+    _, expected, place = made(source, small)
+    attributes, voxels, again = made(source, small, f"frozen:{place}.norm/norm.json")
+    np.testing.assert_array_equal(voxels, expected)
+    assert attributes["exact"] is True
+    assert Path(f"{again}.norm/norm.json").read_text() == Path(f"{place}.norm/norm.json").read_text()
+
+
+def test_frozen_of_another_volume_or_precision_is_declared(made, volume, noise, source, small):
+    _, _, place = made(source, small)
+    file = f"frozen:{place}.norm/norm.json"
+    other = volume(noise((16, 16, 40), seed=1), name="other.ome.zarr")
+    attributes, _, _ = made(other, small, file)
+    assert attributes["exact"] is False
+    assert (
+        "norm frozen: statistics of something else (shape: [13, 18, 41] -> [16, 16, 40]" in (attributes["exact_reason"])
+    )
+    attributes, _, _ = made(source, small, file, precision="fp32", output_dtype="float32")
+    assert "precision: fp64 -> fp32" in attributes["exact_reason"]
+    _, _, pooled = made(source, small, "pooled")
+    attributes, _, _ = made(source, small, f"frozen:{pooled}.norm/norm.json")
+    assert attributes["exact_reason"].startswith("norm pooled")
+
+
+def test_frozen_of_another_network_is_refused(made, source, small, network, tmp_path):
+    _, _, place = made(source, small)
+    file = f"frozen:{place}.norm/norm.json"
+    with pytest.raises(ConfigError, match=r"is of other layers \(.*down.0.first.norm.*stem.norm.*; give that of this"):
+        made(source, network(GeneratorArchitecture(3, blocks=1, width=1, norm="instance")), file)
+    text = Path(f"{place}.norm/norm.json").read_text()
+    changed = tmp_path / "changed.json"
+    changed.write_text(text.replace(json.loads(text)["weights"], "0" * 64))
+    with pytest.raises(ConfigError, match=r"is of other weights \(000000000000, the model has "):
+        made(source, small, f"frozen:{changed}")
+    for wrong in (tmp_path / "none.json", place):
+        with pytest.raises(
+            ConfigError, match=r"there is no such file; give the norm.json of another run's OUTPUT.norm"
+        ):
+            made(source, small, f"frozen:{wrong}")
+    changed.write_text("{}")
+    with pytest.raises(ConfigError, match="holds no statistics of norms"):
+        made(source, small, f"frozen:{changed}")
+
+
+# ---------------------------------------------------------------------- audit, plan, refusals
+
+
+def test_an_audit_uses_the_statistics_and_sees_others(made, source, small, tmp_path):
+    _, _, place = made(source, small)
+    assert run(AuditJob(volume=place), SERIAL, progress=None).result.startswith("equals whole-volume inference; 16")
+    (tmp_path / "moved").mkdir()
+    moved = str(Path(source).rename(tmp_path / "moved" / "in.ome.zarr"))
+    result = run(AuditJob(volume=place, input=moved), SERIAL, progress=None).result
+    assert result.startswith("equals whole-volume inference; 16")
+    file = Path(f"{place}.norm/norm.json")
+    stored = json.loads(file.read_text())
+    stored["layers"][2]["mean"][0] += 0.01
+    file.write_text(json.dumps(stored))
+    with pytest.raises(ProductError, match=r"was made from something else \(settings.norm: "):
+        run(AuditJob(volume=place, input=moved), SERIAL, progress=None)
+
+
+def test_the_plan_tells_the_passes_and_their_price(source, small, tmp_path):
+    def plan(norm, model=small):
+        return ApplyJob(input=source, output=str(tmp_path / norm), model=model, norm=norm, **BLOCK).plan(BUDGET)
+
+    exact, pooled = plan("exact"), plan("pooled")
+    assert dict(exact.facts)["norm"].startswith("exact: 6 pass(es) over the volume first, ")
+    assert dict(pooled.facts)["norm"].startswith("pooled: 1 pass(es) over the volume first, ")
+    assert exact.price.flops > 1.5 * pooled.price.flops
+    assert "pooled takes two" not in dict(exact.facts)["norm"]  # a small volume
+    passes = [each.plan(BUDGET) for each in exact.first]
+    assert [each.title.partition("statistics of ")[2] for each in passes][::5] == [
+        "down.0.first.norm",
+        "up.0.second.norm",
+    ]
+    assert passes[0].price.flops < passes[-1].price.flops
+    assert not plan("exact", model="preset:unet3d_l3_w2").first  # a network without norms
+
+
+def test_many_passes_over_a_large_volume_name_the_other_way(source, network, tmp_path, monkeypatch):
+    monkeypatch.setattr("volpipe.jobs.apply_plan.LARGE", 1)
+    model = network(GeneratorArchitecture(3, blocks=3, width=1, norm="instance"))
+    job = ApplyJob(input=source, output=str(tmp_path / "out"), model=model, norm="exact", **BLOCK)
+    assert "11 pass(es) over the volume first" in (fact := dict(job.plan(BUDGET).facts)["norm"])
+    assert fact.endswith("; --norm pooled takes two, its blocks included, and is inexact")
+
+
+def test_a_pass_keeps_to_the_memory_of_a_worker(source, small, tmp_path):
+    job = ApplyJob(input=source, output=str(tmp_path / "out"), model=small, norm="exact", block=(48, 48, 48))
+    first = job.plan(BUDGET).first[0]
+    roomy = first.plan(BUDGET)
+    tight = first.plan(Budget(roomy.price.worker_bytes - 1))
+    assert tight.price.worker_bytes < roomy.price.worker_bytes
+    assert tight.count > roomy.count
+    with pytest.raises(BudgetError, match=r"norm exact: a pass over blocks of .* in a worker, it has 100.00 MiB; give"):
+        first.plan(Budget(100 * 2**20))
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"norm": "exactly"}, "norm 'exactly': give refuse, exact, pooled, frozen:FILE or per-tile"),
+        ({"norm": "frozen"}, "norm 'frozen': give refuse, exact, pooled, frozen:FILE or per-tile"),
+        ({"norm": "exact:now"}, "norm 'exact:now': give"),
+        ({"stitching": "overlap"}, "norm exact: runs a network by intervals; leave --stitching overlap out"),
+        ({"stitching": "tile", "norm": "pooled"}, "norm pooled: .* leave --stitching tile out"),
+        ({"blend": "hann"}, "norm exact: .* leave --stitching overlap and --blend out"),
+        ({"assembly": "2d"}, "norm exact: is for --assembly 3d; under 2d each plane has .* give --norm per-tile"),
+        ({"assembly": "orthoslice"}, "under orthoslice each plane has statistics of its own"),
+        ({"batch": 2}, "batch 2: with --stitching exact"),
+    ],
+)
+def test_what_cannot_be_is_one_line(source, small, tmp_path, options, text):
+    with pytest.raises(ConfigError, match=text):
+        ApplyJob(input=source, output=str(tmp_path / "out"), model=small, **{"norm": "exact"} | options).plan(BUDGET)
+
+
+def test_a_network_without_padding_is_what_it_gives_on_the_volume(made, volume, noise, network, whole, error):
+    model = network(UNetArchitecture(3, levels=2, width=2, norm="instance", padding="valid"))
+    voxels = noise((22, 26, 50))
+    _, found, _ = made(volume(voxels, name="large.ome.zarr"), model)
+    assert found.shape == (1, 6, 10, 34)
+    assert error(found, whole(model, voxels)) < EXACT
+
+
+def test_blocks_behind_passes_are_not_calibrated(source, small, tmp_path):
+    job = ApplyJob(input=source, output=str(tmp_path / "out"), model=small, norm="exact", **BLOCK)
+    assert dry_run(job, SERIAL, calibrate=False)[1] is None
+    with pytest.raises(ConfigError, match="passes over the volume come before its blocks; give --dry-run alone"):
+        dry_run(job, SERIAL, calibrate=True)
+
+
+def test_a_dask_array_takes_statistics_but_is_not_passed_over(made, noise, source, small, error):
+    import dask.array as da
+
+    from volpipe.runtime import lazy
+
+    array = da.from_array(noise(SHAPE), chunks=(16, 16, 24))
+    with pytest.raises(ConfigError, match=r"norm exact: a dask array is not passed over; give frozen:FILE or per-tile"):
+        lazy.apply(array, small, norm="exact")
+    _, expected, place = made(source, small)
+    with pytest.warns(da.PerformanceWarning):
+        lazily = lazy.apply(array, small, norm=f"frozen:{place}.norm/norm.json", precision="fp64",
+                            output_dtype="float64")  # fmt: skip
+    assert error(lazily.compute(scheduler="sync")[None], expected) < EXACT
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_other_precisions_are_near(made, noise, source, small, whole, error, precision):
+    expected = whole(small, noise(SHAPE))
+    attributes, voxels, _ = made(source, small, precision=precision, output_dtype="float32")
+    assert error(voxels, expected) < {"fp32": 1e-5, "bf16": 0.2}[precision]
+    assert attributes["exact"] is True
