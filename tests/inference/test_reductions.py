@@ -1,4 +1,4 @@
-"""The laws of what sees the whole volume: a program is right as it stands, with statistics, and by passes over parts."""
+"""The laws of what sees the whole volume: a program is right as it stands, with statistics, and by passes over it."""
 
 from functools import reduce
 
@@ -202,7 +202,7 @@ def test_statistics_of_another_network_are_refused():
 
 
 def test_pooling_to_more_than_a_voxel_is_named():
-    with pytest.raises(CannotCapture, match="adaptive_avg_pool2d.* of module 1 has no interval rule"):
+    with pytest.raises(CannotCapture, match=r"adaptive_avg_pool2d.* of module 1 has no interval rule"):
         capture(nn.Sequential(conv(1, 1), nn.AdaptiveAvgPool2d(2), nn.Upsample(scale_factor=8)), (16, 16))
 
 

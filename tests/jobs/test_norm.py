@@ -1,4 +1,4 @@
-"""Statistics over the volume in float64: `exact` is the network on the whole volume, the others say why they are not."""
+"""Statistics over the volume, in float64: `exact` is the network on the whole volume, the others say why not."""
 
 import importlib
 import json
