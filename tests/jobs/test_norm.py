@@ -358,6 +358,14 @@ def test_a_network_that_cannot_be_given_statistics_is_one_line(source, network, 
         ApplyJob(input=source, output=str(tmp_path / "out"), model=valid, norm="exact").plan(BUDGET)
 
 
+def test_intervals_without_statistics_are_refused(source, small, tmp_path):
+    job = ApplyJob(input=source, output=str(tmp_path / "out"), model=small, norm="per-tile", stitching="exact")
+    with pytest.raises(
+        ModelError, match=r"module down.0.first.norm sees the whole volume, of which --norm exact finds"
+    ):
+        job.plan(BUDGET)
+
+
 def test_blocks_behind_passes_are_not_calibrated(source, small, tmp_path):
     job = ApplyJob(input=source, output=str(tmp_path / "out"), model=small, norm="exact", **BLOCK)
     assert dry_run(job, SERIAL, calibrate=False)[1] is None

@@ -147,10 +147,12 @@ class Fit:
     def _uncaptured(self) -> str:
         """Why the network cannot be run by intervals; "" if it can."""
         try:
-            for across in self.assembly.across or (None,):
-                self.program(None if across is None else AXES.index(across))
+            programs = [self.program(AXES.index(across)) for across in self.assembly.across] or [self.program(None)]
         except CannotCapture as error:
             return str(error)
+        if programs[0].reductions and not self.norm.over_volume:
+            layer = programs[0].reductions[0].call.where or "the network itself"
+            return f"module {layer} sees the whole volume, of which --norm exact finds statistics"
         return ""
 
     def program(self, axis: int | None) -> Program:

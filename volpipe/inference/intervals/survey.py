@@ -35,10 +35,13 @@ def given(program: Program, moments: Sequence[Moments]) -> Program:
     reductions = program.reductions
     if len(moments) > len(reductions):
         raise ModelError(f"statistics of {len(moments)} layers for a network that has {len(reductions)}")
-    found = {step.tensor: each for step, each in zip(reductions, moments, strict=False)}
-    for step in reductions[: len(moments)]:
-        if (groups := step.call.args[1]) != len(found[step.tensor].mean):
-            raise ModelError(f"{step.name}: has {groups} groups, the statistics are of {len(found[step.tensor].mean)}")
+    found = {}
+    for step, each in zip(reductions, moments, strict=False):
+        call, groups, given = step.call, step.call.args[1], len(each.mean)
+        if groups != given:
+            name = f"{call.kwargs['of']} of module {call.where or 'the network itself'}"
+            raise ModelError(f"{name}: has {groups} groups, the statistics are of {given}")
+        found[step.tensor] = each
 
     def knows(step: Step) -> Step:
         if not step.inputs or step.inputs[-1] not in found:
