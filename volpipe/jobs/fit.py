@@ -218,5 +218,5 @@ class Fit:
 
     def inexact(self) -> str:
         """Why a product is not the whole-volume result, or "" where the footprint says that it is."""
-        by_norm = "" if self.statistics is None else self.statistics.inexact(self.made_of())
-        return self.model.exactness or by_norm or self.norm.inexact or self.mode.inexact
+        norm = self.norm.inexact if self.statistics is None else self.statistics.inexact(self.made_of())
+        return self.model.exactness or norm or self.mode.inexact
