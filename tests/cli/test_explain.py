@@ -6,6 +6,11 @@ import pytest
 import torch
 from matplotlib.image import imread
 
+from volpipe.models.architecture import build_random
+from volpipe.models.checkpoint import save_checkpoint
+from volpipe.models.normalisation import Normalisation
+from volpipe.models.unet import UNetArchitecture
+
 UNET = ("explain", "preset:unet2d_l4_w2", "--shape", 256)
 
 
@@ -59,11 +64,23 @@ def test_explain_draws_the_intervals(volpipe, tmp_path):
     assert imread(tmp_path / "drawn.png").shape[0] > 500
 
 
+def test_explain_takes_the_statistics_of_norms_as_given(volpipe, tmp_path):
+    path, architecture = tmp_path / "net.safetensors", UNetArchitecture(2, levels=2, width=2, norm="instance")
+    normalisation = Normalisation.identity(1)
+    save_checkpoint(path, build_random(architecture, seed=1), architecture, normalisation, None, ["a"], {})
+    answer = volpipe("explain", path, "--shape", 256, "--block", 64)
+    assert row(answer, "down.0.first")[1:5] == ["conv2d,", "norm,", "relu", "89:167"]
+    assert (
+        "6 layers see the whole volume: their statistics are taken as given, as passes before find them" in answer.out
+    )
+    assert "layers see the whole volume" not in volpipe(*UNET, "--block", 64).out
+
+
 def test_explain_names_the_operation_that_has_no_interval(volpipe, tmp_path):
-    save(torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.InstanceNorm2d(2)), tmp_path / "net.pt2")
+    save(torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.AdaptiveAvgPool2d(2)), tmp_path / "net.pt2")
     answer = volpipe("explain", tmp_path / "net.pt2", "--shape", 32, "--block", 8)
     assert answer.code == 2
-    assert "cannot run by intervals: operation aten::instance_norm of module 1 has" in answer.refusal
+    assert "cannot run by intervals: operation aten::adaptive_avg_pool2d of module 1 has" in answer.refusal
     assert answer.refusal.endswith("volpipe probe says how it is tiled")
 
 

@@ -1,4 +1,4 @@
-"""The laws of what sees the whole volume: a program is right as it stands, with statistics, and by passes in parts."""
+"""The laws of what sees the whole volume: a program is right as it stands, with statistics, and by passes over it."""
 
 from functools import reduce
 
@@ -195,7 +195,7 @@ def test_instance_norm_that_was_trained_on_a_running_mean_needs_no_pass():
 
 def test_statistics_of_another_network_are_refused():
     program = capture(*network_of("group norm"))
-    with pytest.raises(ModelError, match=r"moments in 1: has 2 groups, the statistics are of 4"):
+    with pytest.raises(ModelError, match=r"group_norm of module 1: has 2 groups, the statistics are of 4"):
         program.given([Moments.unit(4)])
     with pytest.raises(ModelError, match="statistics of 2 layers for a network that has 1"):
         program.given([Moments.unit(2)] * 2)

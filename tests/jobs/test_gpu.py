@@ -27,6 +27,7 @@ NETWORKS = {
     "exact unet 3d": (UNetArchitecture(3, levels=3, width=4), {"stitching": "exact"}),
     "exact resnet 3d": (GeneratorArchitecture(3, blocks=1, width=4, norm="batch"), {"stitching": "exact"}),
     "exact unet 2d": (UNetArchitecture(2, levels=4, width=4), {"stitching": "exact", "assembly": "orthoslice"}),
+    "norms over the volume": (UNetArchitecture(3, levels=3, width=4, norm="instance"), {"norm": "exact"}),
     "overlap unet 3d": (UNetArchitecture(3, levels=3, width=4), {"stitching": "overlap"}),
     "overlap unet 2d": (UNetArchitecture(2, levels=4, width=4), {"stitching": "overlap", "assembly": "orthoslice"}),
     "valid unet 3d": (UNetArchitecture(3, levels=2, width=4, padding="valid"), {"faces": "reflect"}),

@@ -1,7 +1,8 @@
-"""Statistics over the volume in float64: `exact` is the network on the whole volume, others say why they are not."""
+"""Statistics over the volume, in float64: `exact` is the network on the whole volume, the others say why not."""
 
 import importlib
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -94,19 +95,38 @@ def test_exact_is_the_network_on_the_whole_volume(made, noise, source, network, 
     assert {layer["operation"] for layer in layers} == {f"{architecture.norm}_norm"}
 
 
-def test_a_users_squeeze_excite_network_is_exact(made, noise, source, error, tmp_path, monkeypatch):
-    """Its footprint is probed with its statistics held; without `--norm` it is refused by the module's name."""
+@pytest.fixture
+def gated(tmp_path, monkeypatch):
+    """A user's network, in a module that only `python` in its own folder would find."""
     (tmp_path / "gated.py").write_text(SQUEEZE_EXCITE)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     torch.manual_seed(0)
-    network = importlib.import_module("gated").Gated().eval()
-    save_file(network.state_dict(), tmp_path / "gated.safetensors")
-    given = {"weights": str(tmp_path / "gated.safetensors"), "trust_code": True}
+    yield importlib.import_module("gated").Gated().eval()
+    sys.modules.pop("gated", None)
+
+
+def factory(network, folder):
+    save_file(network.state_dict(), folder / "gated.safetensors")
+    return {"model": "gated:Gated", "weights": str(folder / "gated.safetensors"), "trust_code": True}
+
+
+def exported(network, folder):
+    dims = dict.fromkeys((0, 2, 3, 4), torch.export.Dim.AUTO)
+    program = torch.export.export(network, (torch.zeros(2, 1, 8, 12, 16),), dynamic_shapes=(dims,))
+    torch.export.save(program, folder / "gated.pt2")
+    return {"model": str(folder / "gated.pt2")}
+
+
+@pytest.mark.parametrize("kind", [factory, exported])
+def test_a_users_squeeze_excite_network_is_exact(made, noise, source, error, tmp_path, gated, kind):
+    """Its footprint is probed with its statistics held; without `--norm` it is refused by the module's name."""
+    given = kind(gated, tmp_path)
     with pytest.raises(ModelError, match=r"module one.*give --norm exact"):
-        made(source, "gated:Gated", "refuse", **given)
-    attributes, voxels, _ = made(source, "gated:Gated", **given)
+        made(source, norm="refuse", **given)
+    attributes, voxels, _ = made(source, **given)
     with torch.inference_mode():
-        expected = network.double()(torch.from_numpy(noise(SHAPE).astype("float64"))[None, None])[0].numpy()
+        expected = gated.double()(torch.from_numpy(noise(SHAPE).astype("float64"))[None, None])[0].numpy()
     assert error(voxels, expected) < EXACT
     assert attributes["exact"] is True
 
@@ -358,6 +378,14 @@ def test_a_network_without_padding_is_what_it_gives_on_the_volume(made, volume, 
     _, found, _ = made(volume(voxels, name="large.ome.zarr"), model)
     assert found.shape == (1, 6, 10, 34)
     assert error(found, whole(model, voxels)) < EXACT
+
+
+def test_intervals_without_statistics_are_refused(source, small, tmp_path):
+    job = ApplyJob(input=source, output=str(tmp_path / "out"), model=small, norm="per-tile", stitching="exact")
+    with pytest.raises(
+        ModelError, match=r"module down.0.first.norm sees the whole volume, of which --norm exact finds"
+    ):
+        job.plan(BUDGET)
 
 
 def test_blocks_behind_passes_are_not_calibrated(source, small, tmp_path):

@@ -1,6 +1,7 @@
 """Laws of a run: everything once, only what is missing, failures set aside, nothing changed unseen."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -29,6 +30,32 @@ def test_every_task_is_done_once_and_the_values_are_joined(job, settings):
     assert one.finished == [60]
     assert summary.done == 60
     assert all(peak > 10 * 2**20 for peak in summary.peak_bytes.values())
+
+
+def test_jobs_that_a_plan_rests_on_are_done_before_it_is_made_again(job, tmp_path, monkeypatch):
+    """Told one after the other; all on one crew; a failure ends the run before the job itself begins."""
+    opened = []
+    right = SerialCrew.__init__
+    monkeypatch.setattr(SerialCrew, "__init__", lambda crew, budget: (opened.append(crew), right(crew, budget))[1])
+    (tmp_path / "first").mkdir()
+    one, two = job(count=3), job(count=5)
+    one.folder = tmp_path / "first"
+    planned, right_plan = [], two.plan
+
+    def plan(budget):
+        planned.append(list(one.finished))
+        return replace(right_plan(budget), first=(one,), title="two")
+
+    two.plan = plan
+    titles = []
+    go(two, on_plan=lambda plan: titles.append(plan.title))
+    assert planned == [[], [3]]
+    assert (one.finished, two.finished, len(opened)) == ([3], [5], 1)
+    assert titles == ["two", "count"]
+    one.faults = {0: ("bad", 9)}
+    with pytest.raises(BlocksFailed):
+        go(two)
+    assert two.begun == [(True, False)]  # of the run before
 
 
 @BOTH

@@ -163,10 +163,12 @@ class Fit:
     def _uncaptured(self) -> str:
         """Why the network cannot be run by intervals; "" if it can."""
         try:
-            for across in self.assembly.across or (None,):
-                self.program(None if across is None else AXES.index(across))
+            programs = [self.program(AXES.index(across)) for across in self.assembly.across] or [self.program(None)]
         except CannotCapture as error:
             return str(error)
+        if programs[0].reductions and not self.norm.over_volume:
+            layer = programs[0].reductions[0].call.where or "the network itself"
+            return f"module {layer} sees the whole volume, of which --norm exact finds statistics"
         return ""
 
     def program(self, axis: int | None) -> Program:
@@ -232,5 +234,5 @@ class Fit:
 
     def inexact(self) -> str:
         """Why a product is not the whole-volume result, or "" where the footprint says that it is."""
-        by_norm = "" if self.statistics is None else self.statistics.inexact(self.made_of())
-        return self.model.exactness or by_norm or self.norm.inexact or self.mode.inexact
+        norm = self.norm.inexact if self.statistics is None else self.statistics.inexact(self.made_of())
+        return self.model.exactness or norm or self.mode.inexact

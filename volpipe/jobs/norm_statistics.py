@@ -51,6 +51,8 @@ class NormStatistics:
 
     def inexact(self, of: Mapping[str, Any]) -> str:
         """Why layers with these do not give the whole-volume result of what `of` tells; "" if they do."""
+        if not self.layers:  # none sees the whole volume
+            return ""
         if self.made == "pooled":
             return POOLED
         changed = changes(self.of, of)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from volpipe.models.held import Held
 from volpipe.models.layers import OneByOne
 from volpipe.models.trial import Refused, Trial
 
@@ -168,7 +169,9 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 @contextlib.contextmanager
 def _watched(network: nn.Module, sign: Sign) -> Iterator[_Watch]:
     watch, hooks = _Watch(sign), []
-    theirs = network.network if isinstance(network, OneByOne) else network  # named as whoever wrote it knows it
+    theirs = network  # named as whoever wrote it knows it
+    while isinstance(theirs, OneByOne | Held):
+        theirs = theirs.network
     for path, module in theirs.named_modules():
         if path and not isinstance(module, torch.jit.ScriptModule):  # scripts take no hooks
             text = f"module {path}: {type(module).__name__}"

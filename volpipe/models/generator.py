@@ -5,8 +5,8 @@
 Up is a transposed convolution (kernel 3, stride 2, padding 1, output padding 1) or an upsampling by 2 and a
 3-convolution. `padding` is that of the 7- and 3-convolutions, "reflect" as in the paper; strided
 convolutions pad zeros as there. Padding acts at the faces of the volume only, so both can be tiled exactly.
-Source: Zhu et al., ICCV 2017, appendix 7.2; Johnson et al., ECCV 2016. The paper normalises per instance,
-which cannot be tiled exactly; "batch" is the default here.
+Source: Zhu et al., ICCV 2017, appendix 7.2; Johnson et al., ECCV 2016. The paper normalises per instance, which
+takes passes over the volume (`--norm exact`); "batch" is the default here.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class GeneratorArchitecture:
         in_channels, out_channels: of the image and of the result.
         padding: "reflect" or "zero".
         upsampling: "transposed", "nearest" or "bilinear".
-        norm: "batch" and "none" can be tiled exactly, "instance" and "group" cannot.
+        norm: "batch" and "none" see a tile alone, "instance" and "group" the whole volume.
         activation: of the output.
     """
 

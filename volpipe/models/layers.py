@@ -54,7 +54,7 @@ def require_words(name: str, architecture: object, words: Mapping[str, object]) 
 
 
 def norm_layer(norm: Norm, ndim: int, channels: int) -> nn.Module:
-    """The normalisation of one layer; only "batch" and "none" can be tiled exactly."""
+    """The normalisation of one layer; "instance" and "group" take statistics of all that they see."""
     if norm == "batch":
         return (nn.BatchNorm2d if ndim == 2 else nn.BatchNorm3d)(channels)
     if norm == "instance":

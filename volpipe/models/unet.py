@@ -64,7 +64,7 @@ class UNetArchitecture:
         padding: "same" keeps the size (zeros), "valid" loses `footprint().axes[i].lost` voxels.
         upsampling: "nearest", "transposed" or "bilinear".
         downsampling: "pool" (largest value) or "strided" (3-convolution, only with padding "same").
-        norm: "batch" and "none" can be tiled exactly, "instance" and "group" cannot.
+        norm: "batch" and "none" see a tile alone, "instance" and "group" the whole volume.
         activation: of the output.
     """
 

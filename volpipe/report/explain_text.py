@@ -21,12 +21,15 @@ NOTE = (
     "scale."
 )
 
+GIVEN = "layers see the whole volume: their statistics are taken as given, as passes before find them (--norm)."
+
 
 def explain_text(found: Explanation) -> str:
     """The table of layers and the totals."""
     total = sum(layer.flops for layer in found.layers)
     rows = [_row(layer, total) for layer in found.layers]
-    return f"{table(rows)}\n{NOTE}\n\n{_totals(found)}"
+    given = f"\n{found.reductions} {GIVEN}" if found.reductions else ""
+    return f"{table(rows)}\n{NOTE}{given}\n\n{_totals(found)}"
 
 
 def explain_facts(found: Explanation) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from pydantic import BaseModel
 from volpipe.errors import ConfigError, RunError
 from volpipe.plan import Job, Plan, Receipt, Task
 from volpipe.runtime.crew import Crew
-from volpipe.runtime.run import open_crew, plan_and_crew
+from volpipe.runtime.run import Hands
 from volpipe.runtime.schedule import Done
 from volpipe.runtime.settings import RunSettings
 from volpipe.runtime.worker import Failure
@@ -92,7 +92,8 @@ def dry_run(job: Job, settings: RunSettings, calibrate: bool, *, restart: bool =
         RunError: a block failed.
     """
     with ExitStack() as stack:
-        plan, crew = plan_and_crew(job, settings, stack)
+        hands = Hands(settings, stack)
+        plan = job.plan(hands.budget)
         if not calibrate:
             return plan, None
         if job.product is None or "output" not in type(cast(BaseModel, job)).model_fields:
@@ -104,7 +105,7 @@ def dry_run(job: Job, settings: RunSettings, calibrate: bool, *, restart: bool =
         left = _left(plan, Done() if restart else _done_before(job.product, plan))
         if not left.tasks:
             return plan, Estimate(0.0, 0.0, 0.0, 0, left.note(plan))
-        return plan, _estimate(job, job.product, plan, left, crew or stack.enter_context(open_crew(settings)))
+        return plan, _estimate(job, job.product, plan, left, hands.crew())
 
 
 def _done_before(product: str, plan: Plan) -> Done:

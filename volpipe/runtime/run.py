@@ -123,11 +123,11 @@ def run(
     if settings.serial:
         keep_memory_in_this_process()  # before torch allocates
     with ExitStack() as stack:
-        plan, crew = plan_and_crew(job, settings, stack)
+        hands = Hands(settings, stack, on_start)
+        plan = job.plan(hands.budget)
         _check_engine(plan, settings)
         if on_plan is not None:
             on_plan(plan)
-        hands = _Hands(settings, stack, crew, on_start)
         for first in plan.first:
             _check_place(first, restart)
             before = first.plan(hands.budget)
@@ -142,7 +142,7 @@ def run(
 def _done(
     job: Job,
     plan: Plan,
-    hands: _Hands,
+    hands: Hands,
     settings: RunSettings,
     restart: bool,
     progress: Callable[[int, int], Reporter] | None,
@@ -163,39 +163,29 @@ def _done(
     return summary
 
 
-@dataclass
-class _Hands:
-    """The crew of a run: opened when there is work, and one for all of its jobs."""
+class Hands:
+    """The crew of a run: local workers are started only for work, and one crew does all of its jobs.
 
-    settings: RunSettings
-    stack: ExitStack
-    opened: Crew | None
-    on_start: Callable[[str], None] | None
+    Attributes:
+        budget: of a worker; where workers run already, these are asked.
+    """
 
-    @property
-    def budget(self) -> Budget:
-        """Of a worker."""
-        return self.settings.local_budget() if self.opened is None else self.opened.budget
+    def __init__(self, settings: RunSettings, stack: ExitStack, on_start: Callable[[str], None] | None = None) -> None:
+        self._settings, self._stack, self._on_start = settings, stack, on_start
+        self._crew = None if settings.cluster == "local" else stack.enter_context(open_crew(settings))
+        self.budget: Budget = settings.local_budget() if self._crew is None else self._crew.budget
 
     def crew(self) -> Crew:
-        """The workers."""
-        self.opened = self.opened or self.stack.enter_context(open_crew(self.settings))
-        return self.opened
+        """The workers, opened if they were not."""
+        self._crew = self._crew or self._stack.enter_context(open_crew(self._settings))
+        return self._crew
 
     def tell(self) -> None:
-        """Say once where the run goes."""
-        if self.on_start is not None and self.opened is not None:
-            where = self.opened.where
-            self.on_start(where if self.settings.engine == "blocks" else f"{where}\n{NO_PROMISE}")
-        self.on_start = None
-
-
-def plan_and_crew(job: Job, settings: RunSettings, stack: ExitStack) -> tuple[Plan, Crew | None]:
-    """The plan, and the crew where its budget had to be asked for: local workers are started only for work."""
-    if settings.cluster == "local":
-        return job.plan(settings.local_budget()), None
-    crew = stack.enter_context(open_crew(settings))
-    return job.plan(crew.budget), crew
+        """Say where the run goes, once."""
+        if self._on_start is not None:
+            where = self.crew().where
+            self._on_start(where if self._settings.engine == "blocks" else f"{where}\n{NO_PROMISE}")
+        self._on_start = None
 
 
 @contextmanager

@@ -85,6 +85,7 @@ class Explanation:
         price: of the block by intervals.
         tile: what overlap-and-crop reads for the block; None where no footprint is known.
         tile_price: of its forward pass.
+        reductions: layers that see the whole volume; their statistics are taken as given.
     """
 
     block: Box
@@ -93,6 +94,7 @@ class Explanation:
     price: ForwardPrice
     tile: Box | None = None
     tile_price: ForwardPrice | None = None
+    reductions: int = 0
 
 
 def explain(model: Model, program: Program, block: Box) -> Explanation:
@@ -106,7 +108,7 @@ def explain(model: Model, program: Program, block: Box) -> Explanation:
         GeometryError: the block is not inside the output.
     """
     plan = program.local.plan(block)
-    found = Explanation(block, plan.read, layers(plan), plan.cost())
+    found = Explanation(block, plan.read, layers(plan), plan.cost(), reductions=len(program.reductions))
     if model.footprint is None:
         return found
     ends = zip(model.footprint.axes, block.start, block.stop, program.sizes[program.input], strict=True)

@@ -2,15 +2,16 @@
 
     exact     pass 1 | m1 |           a pass measures the reductions that wait for none that is not known yet
               pass 2 | known m1 | m2 |
-    pooled    pass 1 | m1 | m2 | ...  a pass measures all; behind each a block goes on with the moments of what it has
+    pooled    pass 1 | m1 | m2 | ...  a pass measures all; behind each a block goes on with its own moments
 
-A block of a pass owns its part of every tensor that is measured, so that each voxel is counted once. What a block has
-of a tensor is more, since later layers need it: nearer to the whole than what it owns.
+A block of a pass owns its part of every tensor that is measured, so that each voxel is counted once. `pooled` goes on
+with the moments of that part: with those of all that later layers need, or of all that a tile with its halo sees, what
+it finds is further off (benchmarks/normalisation.py: 0.20 and 0.15 std instead of 0.09).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -34,10 +35,13 @@ def given(program: Program, moments: Sequence[Moments]) -> Program:
     reductions = program.reductions
     if len(moments) > len(reductions):
         raise ModelError(f"statistics of {len(moments)} layers for a network that has {len(reductions)}")
-    found = {step.tensor: each for step, each in zip(reductions, moments, strict=False)}
-    for step in reductions[: len(moments)]:
-        if (groups := step.call.args[1]) != len(found[step.tensor].mean):
-            raise ModelError(f"{step.name}: has {groups} groups, the statistics are of {len(found[step.tensor].mean)}")
+    found = {}
+    for step, each in zip(reductions, moments, strict=False):
+        call, groups, given = step.call, step.call.args[1], len(each.mean)
+        if groups != given:
+            name = f"{call.kwargs['of']} of module {call.where or 'the network itself'}"
+            raise ModelError(f"{name}: has {groups} groups, the statistics are of {given}")
+        found[step.tensor] = each
 
     def knows(step: Step) -> Step:
         if not step.inputs or step.inputs[-1] not in found:
@@ -67,24 +71,15 @@ class Survey:
     def plan(self, block: Box) -> Plan:
         """How the moments of a block are made: one voxel of them all, which `moments` reads."""
         owned = {step.tensor: self._own(step, block) for step in self.measured}
-        plan = self._plan(owned, owned)
-        has = {step.tensor: plan.boxes[step.inputs[0]] for step in self.measured}
-        return plan if has == owned else self._plan(owned, has)
-
-    def _plan(self, owned: Mapping[int, Box], has: Mapping[int, Box]) -> Plan:
-        """With what a block counts of the measured tensors, and what it goes on with."""
-        one, last, steps = (1,) * len(self.size), len(self.program.sizes), list[Step]()
-        counted: list[int] = []
-        for step in self.program.steps:
-            if step.tensor in owned:
-                counted.append(last)
-                steps.append(replace(_of_part(step, owned[step.tensor]), tensor=last))
-                last += 1
-            steps.append(_of_part(step, has[step.tensor]) if step.tensor in has else step)
+        steps = [
+            _made_by(step, of_part(step.call, owned[step.tensor]), step.inputs) if step.tensor in owned else step
+            for step in self.program.steps
+        ]
+        one, last = (1,) * len(self.size), len(self.program.sizes)
         inputs = [Volume(number) for number in range(self.count)]
         together = Call(torch.ops.aten.cat.default, (inputs, 1), {}, (one,) * self.count, one, dtype=torch.float64)
-        steps.append(Step(last, tuple(counted), rule_of(together), together))
-        sizes = self.program.sizes + (one,) * (self.count + 1)
+        steps.append(Step(last, tuple(owned), rule_of(together), together))
+        sizes = (*self.program.sizes, one)
         program = replace(self.program, steps=_needed(steps, last), sizes=sizes, outputs=(last,))
         return make_plan(program, Box.from_shape(one))
 
@@ -115,10 +110,6 @@ def passes(program: Program) -> list[int]:
         found[-1] += 1
         ready.append(step)
     return found
-
-
-def _of_part(step: Step, part: Box) -> Step:
-    return _made_by(step, of_part(step.call, part), step.inputs)
 
 
 def _made_by(step: Step, call: Call, inputs: tuple[int, ...]) -> Step:
