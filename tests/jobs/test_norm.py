@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from volpipe.errors import BudgetError, ConfigError, ModelError, ProductError, RunError
+from volpipe.errors import ConfigError, ModelError, ProductError, RunError
 from volpipe.inference.intervals import Moments
 from volpipe.jobs.apply import ApplyJob
 from volpipe.jobs.audit import AuditJob
@@ -20,7 +20,6 @@ from volpipe.jobs.norm_work import NormWork
 from volpipe.models.generator import GeneratorArchitecture
 from volpipe.models.unet import UNetArchitecture
 from volpipe.plan import Budget
-from volpipe.runtime.calibrate import dry_run
 from volpipe.runtime.run import run
 from volpipe.runtime.settings import RunSettings
 from volpipe.volume import open_product
@@ -298,7 +297,7 @@ def test_frozen_of_another_network_is_refused(made, source, small, network, tmp_
         made(source, small, f"frozen:{changed}")
 
 
-# ---------------------------------------------------------------------- audit, plan, refusals
+# ---------------------------------------------------------------------- audit, arrays, precisions
 
 
 def test_an_audit_uses_the_statistics_and_sees_others(made, source, small, tmp_path):
@@ -316,83 +315,12 @@ def test_an_audit_uses_the_statistics_and_sees_others(made, source, small, tmp_p
         run(AuditJob(volume=place, input=moved), SERIAL, progress=None)
 
 
-def test_the_plan_tells_the_passes_and_their_price(source, small, tmp_path):
-    def plan(norm, model=small):
-        return ApplyJob(input=source, output=str(tmp_path / norm), model=model, norm=norm, **BLOCK).plan(BUDGET)
-
-    exact, pooled = plan("exact"), plan("pooled")
-    assert dict(exact.facts)["norm"].startswith("exact: 6 pass(es) over the volume first, ")
-    assert dict(pooled.facts)["norm"].startswith("pooled: 1 pass(es) over the volume first, ")
-    assert exact.price.flops > 1.5 * pooled.price.flops
-    assert "pooled takes two" not in dict(exact.facts)["norm"]  # a small volume
-    passes = [each.plan(BUDGET) for each in exact.first]
-    assert [each.title.partition("statistics of ")[2] for each in passes][::5] == [
-        "down.0.first.norm",
-        "up.0.second.norm",
-    ]
-    assert passes[0].price.flops < passes[-1].price.flops
-    assert not plan("exact", model="preset:unet3d_l3_w2").first  # a network without norms
-
-
-def test_many_passes_over_a_large_volume_name_the_other_way(source, network, tmp_path, monkeypatch):
-    monkeypatch.setattr("volpipe.jobs.apply_plan.LARGE", 1)
-    model = network(GeneratorArchitecture(3, blocks=3, width=1, norm="instance"))
-    job = ApplyJob(input=source, output=str(tmp_path / "out"), model=model, norm="exact", **BLOCK)
-    assert "11 pass(es) over the volume first" in (fact := dict(job.plan(BUDGET).facts)["norm"])
-    assert fact.endswith("; --norm pooled takes two, its blocks included, and is inexact")
-
-
-def test_a_pass_keeps_to_the_memory_of_a_worker(source, small, tmp_path):
-    job = ApplyJob(input=source, output=str(tmp_path / "out"), model=small, norm="exact", block=(48, 48, 48))
-    first = job.plan(BUDGET).first[0]
-    roomy = first.plan(BUDGET)
-    tight = first.plan(Budget(roomy.price.worker_bytes - 1))
-    assert tight.price.worker_bytes < roomy.price.worker_bytes
-    assert tight.count > roomy.count
-    with pytest.raises(BudgetError, match=r"norm exact: a pass over blocks of .* in a worker, it has 100.00 MiB; give"):
-        first.plan(Budget(100 * 2**20))
-
-
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [
-        ({"norm": "exactly"}, "norm 'exactly': give refuse, exact, pooled, frozen:FILE or per-tile"),
-        ({"norm": "frozen"}, "norm 'frozen': give refuse, exact, pooled, frozen:FILE or per-tile"),
-        ({"norm": "exact:now"}, "norm 'exact:now': give"),
-        ({"stitching": "overlap"}, "norm exact: runs a network by intervals; leave --stitching overlap out"),
-        ({"stitching": "tile", "norm": "pooled"}, "norm pooled: .* leave --stitching tile out"),
-        ({"blend": "hann"}, "norm exact: .* leave --stitching overlap and --blend out"),
-        ({"assembly": "2d"}, "norm exact: is for --assembly 3d; under 2d each plane has .* give --norm per-tile"),
-        ({"assembly": "orthoslice"}, "under orthoslice each plane has statistics of its own"),
-        ({"batch": 2}, "batch 2: with --stitching exact"),
-    ],
-)
-def test_what_cannot_be_is_one_line(source, small, tmp_path, options, text):
-    with pytest.raises(ConfigError, match=text):
-        ApplyJob(input=source, output=str(tmp_path / "out"), model=small, **{"norm": "exact"} | options).plan(BUDGET)
-
-
 def test_a_network_without_padding_is_what_it_gives_on_the_volume(made, volume, noise, network, whole, error):
     model = network(UNetArchitecture(3, levels=2, width=2, norm="instance", padding="valid"))
     voxels = noise((22, 26, 50))
     _, found, _ = made(volume(voxels, name="large.ome.zarr"), model)
     assert found.shape == (1, 6, 10, 34)
     assert error(found, whole(model, voxels)) < EXACT
-
-
-def test_intervals_without_statistics_are_refused(source, small, tmp_path):
-    job = ApplyJob(input=source, output=str(tmp_path / "out"), model=small, norm="per-tile", stitching="exact")
-    with pytest.raises(
-        ModelError, match=r"module down.0.first.norm sees the whole volume, of which --norm exact finds"
-    ):
-        job.plan(BUDGET)
-
-
-def test_blocks_behind_passes_are_not_calibrated(source, small, tmp_path):
-    job = ApplyJob(input=source, output=str(tmp_path / "out"), model=small, norm="exact", **BLOCK)
-    assert dry_run(job, SERIAL, calibrate=False)[1] is None
-    with pytest.raises(ConfigError, match="passes over the volume come before its blocks; give --dry-run alone"):
-        dry_run(job, SERIAL, calibrate=True)
 
 
 def test_a_dask_array_takes_statistics_but_is_not_passed_over(made, noise, source, small, error):

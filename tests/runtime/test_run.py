@@ -1,6 +1,7 @@
 """Laws of a run: everything once, only what is missing, failures set aside, nothing changed unseen."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -48,7 +49,8 @@ def test_jobs_that_a_plan_rests_on_are_done_before_it_is_made_again(job, tmp_pat
 
     two.plan = plan
     titles = []
-    go(two, on_plan=lambda plan: titles.append(plan.title))
+    summary = go(two, on_plan=lambda plan: titles.append(plan.title))
+    assert re.fullmatch(r"done: 5 tasks in .*, after \d+\.\d s of what comes first; largest worker .*", summary.text())
     assert planned == [[], [3]]
     assert (one.finished, two.finished, len(opened)) == ([3], [5], 1)
     assert titles == ["two", "count"]

@@ -85,8 +85,8 @@ class ApplyJob(NetworkOptions):
         from volpipe.volume.folder import open_folder
         from volpipe.volume.product import COMPLETE
 
-        if fresh and self._setup.statistics is not None:
-            open_folder(folder_of(self.output)).put(NAME, self._setup.statistics.encoded())
+        if fresh and self._setup.norm_statistics is not None:
+            open_folder(folder_of(self.output)).put(NAME, self._setup.norm_statistics.encoded())
         if fresh:
             create_product(self.output, self._setup.layout, self._setup.attributes(plan), replace=replace)
         product = open_product(self.output)

@@ -35,7 +35,7 @@ def plan_of(setup: Setup, budget: Budget) -> Plan:
     """
     first = passes_of(setup)
     if setup.norm.by_passes:
-        setup.statistics = statistics_of(setup, first)
+        setup.norm_statistics = statistics_of(setup, first)
     pricing = Pricing(setup, budget)
     tile = _tile(setup, budget, pricing)
     pricing.forward(pricing.reads(tile).smallest)  # a network that needs more than the thinnest tile says so now

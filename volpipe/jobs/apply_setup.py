@@ -177,7 +177,7 @@ class Setup(Fit):
             | {
                 "stitching": self.mode.name,
                 "normalisation": asdict(self.normalisation),
-                "norm": self.job.norm if self.statistics is None else self.statistics.sha256,
+                "norm": self.job.norm if self.norm_statistics is None else self.norm_statistics.sha256,
             },
             "geometry": {
                 "bbox": str(self.grid.region),

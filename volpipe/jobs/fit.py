@@ -63,7 +63,7 @@ class Fit:
         self._check_mode()
         self.normalisation = normalisation_from(options.normalise, self.model.normalisation, channels, statistics)
         self.encoding = Encoding(options.output_dtype, options.output_range or self.model.output_range)
-        self.statistics: NormStatistics | None = self._frozen()
+        self.norm_statistics: NormStatistics | None = self._frozen()
 
     def _model_ref(self) -> ModelRef:
         """A user's model is first tried on what the volume has; ours say what they take."""
@@ -225,7 +225,7 @@ class Fit:
             assembly=self.assembly, encoding=self.encoding, footprint=self.footprint, tile=tuple(tile),
             batch=self.options.batch, out_channels=self.model.out_channels, precision=self.options.precision,
             device=budget.device, threads=budget.threads, promised_bytes=promised_bytes, nan=self.options.nan,
-            statistics=() if self.statistics is None else self.statistics.moments,
+            statistics=() if self.norm_statistics is None else self.norm_statistics.moments,
         )  # fmt: skip
 
     def on_trust(self) -> str:
@@ -234,5 +234,5 @@ class Fit:
 
     def inexact(self) -> str:
         """Why a product is not the whole-volume result, or "" where the footprint says that it is."""
-        norm = self.norm.inexact if self.statistics is None else self.statistics.inexact(self.made_of())
+        norm = self.norm.inexact if self.norm_statistics is None else self.norm_statistics.inexact(self.made_of())
         return self.model.exactness or norm or self.mode.inexact

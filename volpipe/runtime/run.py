@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, cast
 
 from volpipe.errors import BlocksFailed, ConfigError, ProductError, RunError, UsageError
@@ -48,6 +48,7 @@ class Summary:
         device_peak_bytes: the most that a worker took of its GPU.
         result: one line on what came of it, or "".
         slots: items that all workers had in hand at once; 0 if there was nothing to do.
+        first_s: wall seconds of the jobs that were done before; 0 if there were none.
     """
 
     plan: Plan
@@ -61,6 +62,7 @@ class Summary:
     failures: list[Failure] = field(default_factory=list)
     result: str = ""
     slots: int = 0
+    first_s: float = 0.0
 
     def add(self, receipt: Receipt) -> None:
         """Count one receipt of this run."""
@@ -88,8 +90,10 @@ class Summary:
         peak = size(max(self.peak_bytes.values()))
         gpu = f", GPU {size(self.device_peak_bytes)}" if self.device_peak_bytes else ""
         before = f", {self.before} before" if self.before else ""
+        first = f", after {self.first_s:.1f} s of what comes first" if self.first_s else ""
         masked = f", {self.skipped} skipped by the mask" if self.skipped else ""
-        return f"done: {self.done} tasks in {self.wall_s:.1f} s ({phases}){before}{masked}; largest worker {peak}{gpu}"
+        took = f"in {self.wall_s:.1f} s ({phases}){first}"
+        return f"done: {self.done} tasks {took}{before}{masked}; largest worker {peak}{gpu}"
 
 
 def run(
@@ -128,6 +132,7 @@ def run(
         _check_engine(plan, settings)
         if on_plan is not None:
             on_plan(plan)
+        began = time.monotonic()
         for first in plan.first:
             _check_place(first, restart)
             before = first.plan(hands.budget)
@@ -136,7 +141,8 @@ def run(
             _done(first, before, hands, settings.model_copy(update={"engine": "blocks"}), restart, progress)
         if plan.first:
             plan = job.plan(hands.budget)
-        return _done(job, plan, hands, settings, restart, progress)
+        first_s = time.monotonic() - began if plan.first else 0.0
+        return replace(_done(job, plan, hands, settings, restart, progress), first_s=first_s)
 
 
 def _done(
