@@ -156,8 +156,8 @@ def test_rounding_that_depends_on_a_tiles_shape_is_no_seam(made, monkeypatch):
     """As where a device takes another kernel for another shape: more than the least that is allowed for in fp32."""
     right = Predictor._forward
 
-    def rounded(self, stored, plan):
-        values = right(self, stored, plan)
+    def rounded(self, stored, plan, dtype):
+        values = right(self, stored, plan, dtype)
         noise = np.random.default_rng(stored.shape[2:]).uniform(-1e-4, 1e-4, values.shape)
         return values + (noise * np.abs(values).max()).astype(values.dtype)
 
