@@ -225,8 +225,11 @@ def test_a_network_on_which_the_probe_fails_runs_by_hand_on_trust(
     monkeypatch.setattr("volpipe.models.probe.Trial", fails)
     source, given = volume(noise(SHAPE)), exported(theirs, tmp_path)
     with pytest.raises(ModelError, match=r"not known \(the probe failed: no room\).*give --halo and --period"):
-        applied(source, **given)
+        applied(source, **given, stitching="overlap")
     _, expected = applied(source, ours, **BLOCK)
+    by_its_graph, made = applied(source, **given, **BLOCK)
+    assert error(made, expected) < 1e-12
+    assert zarr.open(by_its_graph).attrs["volpipe"]["exact"] is True
     place, made = applied(source, **given, **SHORT, **BLOCK)
     assert error(made, expected) < 1e-12
     stated = zarr.open(place).attrs["volpipe"]

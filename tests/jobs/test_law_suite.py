@@ -63,7 +63,8 @@ MODES = {
 ACROSS = {"2d z": [0], "2d y": [1], "2d x": [2], "3d": [None], "orthoslice": [0, 1, 2]}  # axes that planes are across
 CELLS = [(m, a) for m in MODES for a in ACROSS if a != "orthoslice" or MODES[m].network == "padded"]
 EXACT_CELLS = [(mode, assembly) for mode, assembly in CELLS if not MODES[mode].inexact]
-AXES = [(m, a, axis) for m, a in EXACT_CELLS for axis in range(3) if ACROSS[a] != [axis]]
+TRIED = [(m, a) for m, a in EXACT_CELLS if a in ("3d", "orthoslice", "2d y")]  # planes across z and x are as across y
+AXES = [(m, a, axis) for m, a in TRIED for axis in range(3) if ACROSS[a] != [axis]]
 LATTICE_AXES = [cell for cell in AXES if "exact" not in cell[0]]  # which knows where in the volume a layer is
 
 every_cell = pytest.mark.parametrize(("mode", "assembly"), CELLS)

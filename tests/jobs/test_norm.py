@@ -133,7 +133,7 @@ def test_a_users_squeeze_excite_network_is_exact(made, noise, source, error, tmp
 def test_blocks_tiles_and_workers_change_nothing(made, noise, source, small, whole, error):
     expected = whole(small, noise(SHAPE))
     for options in (
-        {"block": (8, 16, 24), "tile": (8, 8, 8)},
+        {"block": (8, 20, 24), "tile": (8, 16, 16)},
         {"block": (48, 48, 48)},
         {"settings": RunSettings(workers=2, threads=1, memory_per_worker="1GiB")},
         {"settings": RunSettings(serial=True, threads=1, memory_per_worker="4GiB", engine="map-overlap")},

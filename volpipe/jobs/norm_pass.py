@@ -21,6 +21,7 @@ from volpipe.jobs.norm_work import NAME, NormWork, merged
 from volpipe.plan import Budget, Plan, Task
 from volpipe.volume.folder import open_folder
 from volpipe.volume.ledger import Ledger, changes
+from volpipe.volume.product import COMPLETE, RUNNING
 
 if TYPE_CHECKING:
     from volpipe.jobs.apply_setup import Setup
@@ -81,12 +82,12 @@ class NormPass:
         if len(work.inference.statistics) < self.before:
             raise RunError(f"{self.product}: passes before it are not done; give the command that makes the product")
         if fresh:
-            open_folder(self.product).put(FOUND, json.dumps({"state": "running"}).encode())
+            open_folder(self.product).put(FOUND, json.dumps({"state": RUNNING}).encode())
 
     def finish(self, plan: Plan, value: Any) -> str:
         """Write down what was found."""
         key = {name: content for name, content in plan.key.items() if name != "geometry"}
-        stored = json.dumps({"state": "complete", "key": key, "moments": value}, default=str)
+        stored = json.dumps({"state": COMPLETE, "key": key, "moments": value}, default=str)
         open_folder(self.product).put(FOUND, stored.encode())
         return ""
 
