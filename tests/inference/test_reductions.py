@@ -1,6 +1,6 @@
 """The laws of what sees the whole volume: a program is right as it stands, with statistics, and by passes over it."""
 
-from functools import reduce
+from functools import partial, reduce
 
 import numpy as np
 import pytest
@@ -43,11 +43,23 @@ def squeeze_excite(mean):
     )  # fmt: skip
 
 
-def pooled_and_grown(net, x):
+def as_it_was_published(net, x):
+    """Squeeze and excitation through tensors without axes of space."""
+    x = net.c(x)
+    n, c = x.shape[:2]
+    return net.out(x * net.b(net.a(net.pool(x).view(n, c)).relu()).sigmoid().view(n, c, 1, 1).expand_as(x))
+
+
+def pooled_and_grown(net, x, **how):
     """The context of DeepLab: pooled to one voxel, grown to all of them, beside the image."""
     x = net.c(x)
-    context = functional.interpolate(net.pool(x), size=x.shape[2:], mode="bilinear")
+    context = functional.interpolate(net.pool(x), size=x.shape[2:], **how)
     return net.out(torch.cat([x, context], 1))
+
+
+def grown(**how):
+    function = partial(pooled_and_grown, **how)
+    return Net(function, c=conv(1, 3), pool=nn.AdaptiveAvgPool2d(1), out=conv(6, 1))
 
 
 def shared(net, x):
@@ -73,7 +85,19 @@ NETWORKS = {
     "squeeze-excite by mean": nn.Sequential(
         conv(1, 4), nn.ReLU(), squeeze_excite(lambda x: x.mean((2, 3), keepdim=True)), conv(4, 1)
     ),
-    "pooled and grown": Net(pooled_and_grown, c=conv(1, 3), pool=nn.AdaptiveAvgPool2d(1), out=conv(6, 1)),
+    "squeeze-excite as published": Net(
+        as_it_was_published,
+        c=conv(1, 4),
+        pool=nn.AdaptiveAvgPool2d(1),
+        a=nn.Linear(4, 2),
+        b=nn.Linear(2, 4),
+        out=conv(4, 1),
+    ),
+    "batch norm without statistics": nn.Sequential(
+        conv(1, 4), nn.BatchNorm2d(4, track_running_stats=False), nn.ReLU(), conv(4, 1)
+    ),
+    "pooled and grown": grown(mode="bilinear"),
+    "pooled and grown, nearest": grown(mode="nearest"),
     "strided": nn.Sequential(
         conv(1, 2, stride=2), nn.InstanceNorm2d(2), nn.ReLU(), nn.Upsample(scale_factor=2), conv(2, 1)
     ),
@@ -173,6 +197,12 @@ def test_with_statistics_a_norm_costs_no_more_than_a_batch_norm():
     like = capture(plain.double().eval(), shape).plan(block).cost()
     assert cost.flops == like.flops
     assert cost.peak_bytes <= 1.02 * like.peak_bytes
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+def test_one_voxel_is_grown_to_a_block_and_not_to_the_volume(mode):
+    program, block = capture(grown(mode=mode), (4096, 4096)).local, Box((2000, 2000), (2032, 2032))
+    assert program.plan(block).cost().peak_bytes < 40 * block.size * 4
 
 
 def test_norms_that_do_not_wait_for_one_another_share_a_pass():

@@ -73,7 +73,7 @@ def test_a_pass_keeps_to_the_memory_of_a_worker(source, small, tmp_path):
         ({"blend": "hann"}, "norm exact: .* leave --stitching overlap and --blend out"),
         ({"assembly": "2d"}, "norm exact: is for --assembly 3d; under 2d each plane has .* give --norm per-tile"),
         ({"assembly": "orthoslice"}, "under orthoslice each plane has statistics of its own"),
-        ({"batch": 2}, "batch 2: with --stitching exact"),
+        ({"batch": 2}, "norm exact: runs every tile alone; leave --batch 2 out"),
     ],
 )
 def test_what_cannot_be_is_one_line(source, small, tmp_path, options, text):

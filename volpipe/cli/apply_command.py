@@ -18,7 +18,7 @@ from volpipe.jobs.apply import ApplyJob
 def command(**values: Any) -> None:
     """Run a network over the volume INPUT and write the product OUTPUT, an OME-Zarr 0.5 group.
 
-    With --stitching overlap the product is what the network would give on the whole volume. The same command again
-    does only what is missing.
+    With --stitching exact or overlap the product is what the network would give on the whole volume. The same command
+    again does only what is missing.
     """
     run_or_describe(build(ApplyJob, values), values)

@@ -85,8 +85,9 @@ class ApplyJob(NetworkOptions):
         from volpipe.volume.folder import open_folder
         from volpipe.volume.product import COMPLETE
 
-        if fresh and self._setup.norm_statistics is not None:
-            open_folder(folder_of(self.output)).put(NAME, self._setup.norm_statistics.encoded())
+        found, folder = self._setup.norm_statistics, open_folder(folder_of(self.output))
+        if found is not None and (fresh or folder.get(NAME) is None):
+            folder.put(NAME, found.encoded())
         if fresh:
             create_product(self.output, self._setup.layout, self._setup.attributes(plan), replace=replace)
         product = open_product(self.output)

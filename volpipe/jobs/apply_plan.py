@@ -238,7 +238,8 @@ def _facts(setup: Setup, tile: Tile, price: Price, device: str, passes: Sequence
     grid, source, layout, inexact = setup.grid, setup.source, setup.layout, setup.inexact()
     promise = f"inexact ({inexact})" if inexact else setup.on_trust() or "equals whole-volume inference"
     promise += f"; --stitching exact, which costs less, cannot run it: {setup.not_exact}" if setup.not_exact else ""
-    useful = price.useful_flops / price.flops if price.flops else 1.0
+    blocks = price.flops - sum(each.flops for each in passes)
+    useful = price.useful_flops / blocks if blocks else 1.0
     facts = [
         ("input", f"{source.location}  {plain.by(source.shape)} {source.dtype}, {source.channels} channel(s)"),
         ("product", f"{setup.job.output}  {plain.by(layout.shape)} {layout.dtype}, {layout.channels} channel(s)"),

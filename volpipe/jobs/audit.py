@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from volpipe.errors import ModelError, ProductError, RunError, VolumeError
+from volpipe.errors import ConfigError, ModelError, ProductError, RunError, VolumeError
 from volpipe.geometry import BlockGrid, Box, Footprint, ceil_to, floor_to
 from volpipe.jobs.apply import ApplyJob
 from volpipe.jobs.fields import Fields
@@ -40,6 +40,11 @@ if TYPE_CHECKING:
 NAME, APPLY = "audit", "apply"
 MARGIN = 16  # voxels by which a box is grown on a side: what a short halo spoils lies outside the box
 FEWEST, MOST = 2, 8  # boxes of a run that does not say how many
+MOVED = {  # what an error of a kind may come from, and the options that tell better
+    VolumeError: "--input and --mask say",
+    ModelError: "--model and --weights say",
+    ConfigError: "--norm-file says",
+}
 TILES_A_BOX = 50  # of such a run: what the audit adds stays a few per cent
 
 
@@ -197,6 +202,7 @@ class AuditJob(Fields):
     model: str | None = Field(None, description="Where the model lies now, if it was moved.")
     weights: str | None = Field(None, description="Where the weights of a factory lie now, if they were moved.")
     mask: str | None = Field(None, description="Where the mask lies now, if it was moved.")
+    norm_file: str | None = Field(None, description="Where the norm.json of --norm lies now, if it was moved.")
     trust_code: bool = Field(False, description="Run the code of a package.module:factory model.")
 
     @property
@@ -262,14 +268,14 @@ class AuditJob(Fields):
         given = {"output": self.volume, "tile": made["geometry"]["tile"], **moved}
         known = {name: value for name, value in given.items() if value is not None}
         if parse_norm(made["job"]["norm"]).over_volume:
-            known["norm"] = f"frozen:{folder_of(self.volume)}/{NORM}"
+            known["norm"] = f"frozen:{self.norm_file or f'{folder_of(self.volume)}/{NORM}'}"
         job = ApplyJob(**made["job"] | known | {"trust_code": self.trust_code})  # not on what a product says
         try:
             setup = Setup(job, made_of=made["input"])
             now = setup.key(job.tile or ())
-        except (VolumeError, ModelError) as error:
-            options = "--input and --mask" if isinstance(error, VolumeError) else "--model and --weights"
-            raise type(error)(f"{error} (was it moved? {options} say where it lies now)") from error
+        except (VolumeError, ModelError, ConfigError) as error:
+            options = next(options for kind, options in MOVED.items() if isinstance(error, kind))
+            raise type(error)(f"{error} (was it moved? {options} where it lies now)") from error
         self._check_unchanged(made, now)
         return setup
 

@@ -54,11 +54,11 @@ class Fit:
         self.ref: ModelRef = self._model_ref()
         loaded = load_model(self.ref)
         self._check_shape(loaded)
+        self.not_exact = ""  # why a network that `overlap` serves, or nothing does, cannot be run by intervals
         self.settled = self._settle(loaded)
         self.model: Model = replace(loaded, footprint=self.settled.footprint, exactness=self.settled.exactness)
         self._check_exactness()
         self.footprint = self._footprint()
-        self.not_exact = ""  # why a network that `overlap` serves cannot be run by intervals
         self.mode: Mode = self._mode()
         self._check_mode()
         self.normalisation = normalisation_from(options.normalise, self.model.normalisation, channels, statistics)
@@ -84,7 +84,10 @@ class Fit:
     def _settle(self, model: Model) -> Settled:
         """What is known of the network; of one that no halo makes exact, what its graph on this volume tells."""
         options, held = self.options, self.norm.over_volume
-        settled = settle(self.ref, model, halo=self._halo_by_hand(), allow_inexact=options.allow_inexact, held=held)
+        settled = self._settled(model, held=held)
+        if settled.footprint is None and self.norm.kind == "per-tile":  # the norms apart, it may have one
+            apart = self._settled(model, held=True)
+            return settled if apart.footprint is None else replace(apart, exactness=settled.exactness)
         asked = options.stitching in (None, "exact") and options.halo is None and options.blend is None
         if settled.footprint is not None or not asked or options.batch > 1 or options.assembly == "orthoslice":
             return settled
@@ -94,8 +97,13 @@ class Fit:
             if program.reductions and not held:
                 return settled  # a block of it reads all of the volume
             return Settled(footprint_of(program.local), by_intervals_alone=True)
-        except CannotCapture:
+        except CannotCapture as error:
+            self.not_exact = str(error)
             return settled
+
+    def _settled(self, model: Model, *, held: bool) -> Settled:
+        halo, inexact = self._halo_by_hand(), self.options.allow_inexact
+        return settle(self.ref, model, halo=halo, allow_inexact=inexact, held=held)
 
     def _check_shape(self, model: Model) -> None:
         name = self.options.model
@@ -121,6 +129,10 @@ class Fit:
         if options.stitching not in (None, "exact") or options.blend is not None:
             asked = f"--stitching {options.stitching or 'overlap'}" + (" and --blend" if options.blend else "")
             raise ConfigError(f"{given}: runs a network by intervals; leave {asked} out")
+        if options.faces != "crop":
+            raise ConfigError(f"{given}: is of the volume without a mirror; leave --faces {options.faces} out")
+        if options.batch > 1:
+            raise ConfigError(f"{given}: runs every tile alone; leave --batch {options.batch} out")
         if self.assembly.ndim == 2:
             raise ConfigError(f"{given}: is for --assembly 3d; under {self.assembly.name} each plane has statistics of "
                               "its own; give --norm per-tile")  # fmt: skip
@@ -128,8 +140,9 @@ class Fit:
     def _check_exactness(self) -> None:
         options, exactness = self.options, self.model.exactness
         if exactness and self.norm.kind == "refuse" and not options.allow_inexact:
+            neither = f", and it cannot be run by intervals ({self.not_exact})" if self.not_exact else ""
             raise ModelError(
-                f"{options.model}: {exactness}; no halo makes its tiles equal whole-volume inference; for a "
+                f"{options.model}: {exactness}{neither}; no halo makes its tiles equal whole-volume inference; for a "
                 "normalisation give --norm exact (passes over the volume first), pooled (one pass, inexact), "
                 "frozen:FILE or per-tile (inexact), or --allow-inexact for anything else, to run it all the same, "
                 "declared inexact"
@@ -182,6 +195,11 @@ class Fit:
 
     def _check_mode(self) -> None:
         options = self.options
+        if self.model.footprint is None and self.norm.over_volume:
+            raise ModelError(
+                f"{options.model}: {self.settled.unknown}; statistics over the volume are of instance and group norm "
+                "and of means of everything alone; give --norm per-tile --stitching tile"
+            )
         if self.model.footprint is None and self.mode.reads_halo:
             raise ModelError(
                 f"{options.model}: its footprint is not known ({self.settled.unknown}), and "

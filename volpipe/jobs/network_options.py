@@ -36,8 +36,8 @@ class NetworkOptions(Fields):
     norm: str = Field(
         "refuse",
         description="What to do with instance and group norm and pooling over the whole volume: refuse, exact (a pass "
-        "over the volume for each of them), pooled (one for all, inexact), frozen:FILE (of another run's NAME.norm) or "
-        "per-tile (inexact).",
+        "over the volume for each of them), pooled (one for all, inexact), frozen:FILE (NAME.norm/norm.json of another "
+        "run) or per-tile (inexact).",
     )
     stitching: Literal["exact", "overlap", "tile", "valid", "windows"] | None = Field(
         None,

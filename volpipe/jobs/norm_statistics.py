@@ -56,7 +56,8 @@ class NormStatistics:
         if self.made == "pooled":
             return POOLED
         changed = changes(self.of, of)
-        return f"norm frozen: statistics of something else ({'; '.join(changed)})" if changed else ""
+        names = sorted({each.partition(":")[0].partition(".")[0] for each in changed})
+        return f"norm frozen: statistics of something else (another {', '.join(names)})" if changed else ""
 
     def check(self, place: str, weights: str, layers: Sequence[Layer]) -> None:
         """Refuse another network.

@@ -58,6 +58,19 @@ def _operator_instance_norm(
     return _instance_norm(image, mean, variance, weight, bias, use_input_stats)
 
 
+def _batch_norm(
+    image: Tensor, running_mean: Any = None, running_var: Any = None, weight: Any = None, bias: Any = None,
+    training: bool = False, *_: Any, **__: Any,
+) -> Any:  # fmt: skip
+    return _scaled(image, weight, bias) if training and running_mean is None else NotImplemented
+
+
+def _operator_batch_norm(
+    image: Tensor, weight: Any, bias: Any, mean: Any, variance: Any, training: bool, *_: Any
+) -> Any:
+    return _batch_norm(image, mean, variance, weight, bias, training)
+
+
 def _group_norm(image: Tensor, groups: int, weight: Any = None, bias: Any = None, *_: Any, **__: Any) -> Tensor:
     return _scaled(image, weight, bias)
 
@@ -84,6 +97,9 @@ _HELD: dict[Any, Callable[..., Any]] = {
     functional.instance_norm: _instance_norm,
     torch.instance_norm: _operator_instance_norm,
     ATEN.instance_norm.default: _operator_instance_norm,
+    functional.batch_norm: _batch_norm,
+    torch.batch_norm: _operator_batch_norm,
+    ATEN.batch_norm.default: _operator_batch_norm,
     functional.group_norm: _group_norm,
     torch.group_norm: _group_norm,
     ATEN.group_norm.default: _group_norm,

@@ -50,7 +50,8 @@ def explain_facts(found: Explanation) -> dict[str, Any]:
         for layer in found.layers
     ]
     intervals = _facts(found.read, found.price)
-    return {"block": str(found.block), "intervals": intervals, "overlap": overlap, "layers": layers}
+    given = {"reductions": found.reductions}  # layers whose statistics over the volume are taken as given
+    return {"block": str(found.block), "intervals": intervals, "overlap": overlap, **given, "layers": layers}
 
 
 def _facts(read: Box, price: ForwardPrice) -> dict[str, Any]:

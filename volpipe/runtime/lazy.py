@@ -92,9 +92,10 @@ def apply(volume: da.Array, model: str, *, device: str = "cpu", threads: int = 1
 
     A plain array comes back, which carries no word of exactness and is not audited. A network that cannot be tiled
     exactly is refused, as by `volpipe apply`; but what is declared inexact there (`tile`, `windows`, `blend`,
-    `norm="per-tile"`, `allow_inexact`), or rests on a halo by hand, looks here as what equals whole-volume inference
-    does. `volpipe probe MODEL` tells what a network can promise. A product that says of itself what it is, audited, is
-    what `volpipe apply` makes of the array, once that is stored (`--engine map-overlap`: by the code of this module).
+    `norm="per-tile"` and `frozen:` of another volume, `allow_inexact`), or rests on a halo by hand, looks here as what
+    equals whole-volume inference does. `volpipe probe MODEL` tells what a network can promise. A product that says of
+    itself what it is, audited, is what `volpipe apply` makes of the array, once that is stored (`--engine map-overlap`:
+    by the code of this module).
 
     Args:
         volume: (z, y, x) or (c, z, y, x); stored values, as `volpipe apply` reads them: real numbers of up to 64 bits.

@@ -133,12 +133,14 @@ def run(
         if on_plan is not None:
             on_plan(plan)
         began = time.monotonic()
+        if plan.first:
+            _let_go_or_refuse(job, plan, restart)
         for first in plan.first:
-            _check_place(first, restart)
             before = first.plan(hands.budget)
             if on_plan is not None:
                 on_plan(before)
-            _done(first, before, hands, settings.model_copy(update={"engine": "blocks"}), restart, progress)
+            anew = restart or _is_of_something_else(first, before)  # nothing rests on it but what it was made for
+            _done(first, before, hands, settings.model_copy(update={"engine": "blocks"}), anew, progress)
         if plan.first:
             plan = job.plan(hands.budget)
         first_s = time.monotonic() - began if plan.first else 0.0
@@ -223,6 +225,25 @@ def _check_place(job: Job, restart: bool) -> None:
         return
     if Ledger(job.product).key() is None:
         raise _taken(job.product)
+
+
+def _let_go_or_refuse(job: Job, plan: Plan, restart: bool) -> None:
+    """A product of something else is refused before what comes first is done, not after hours of it. One that is made
+    anew is let go: killed meanwhile, the old one would be taken for this run's.
+
+    Raises:
+        ProductError: something else stands there.
+    """
+    if job.product is None:
+        return
+    _goes_on(job.product, Ledger(job.product), plan, restart)
+    if restart:
+        Ledger(job.product).clear()
+
+
+def _is_of_something_else(job: Job, plan: Plan) -> bool:
+    stored = None if job.product is None else Ledger(job.product).key()
+    return stored is not None and bool(changes(stored, plan.key))
 
 
 def _taken(product: str) -> ProductError:

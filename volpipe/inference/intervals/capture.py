@@ -6,6 +6,7 @@ network --trace--> Trace (operations, no weights) --bind--> Program (rules that 
 from __future__ import annotations
 
 import copy
+import logging
 import operator
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -118,12 +119,17 @@ def _twin(network: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 @contextmanager
 def _refusing(shape: Sequence[int]) -> Iterator[None]:
+    of_torch = logging.getLogger("torch._subclasses.fake_tensor")  # which logs what it raises, with its traceback
+    level = of_torch.level
+    of_torch.setLevel(logging.CRITICAL)
     try:
         yield
     except CannotCapture:
         raise
     except Exception as error:  # torch.export raises whatever the network's code does
         raise CannotCapture(f"torch.export cannot trace it on {tuple(shape)} voxels: {reason(error)}") from error
+    finally:
+        of_torch.setLevel(level)
 
 
 def _state_of(network: nn.Module) -> dict[str, Tensor]:
@@ -206,21 +212,23 @@ class _Reader:
         return node.target(*args, **kwargs)  # type: ignore[operator]
 
     def _add(self, node: fx.Node, operation: fx.Node, pick: Any = None) -> None:
-        value, where = node.meta["val"], _module(operation)
-        if value.ndim != self.ndim + 2:
-            name = f"{operation.target} of module {where or 'the network itself'}"
-            raise CannotCapture(f"operation {name} gives {value.ndim} axes of {self.ndim + 2}")
+        value, where, one = node.meta["val"], _module(operation), (1,) * self.ndim
         inputs = [each for each in operation.all_input_nodes if each in self.numbers]
         sizes = tuple(self.sizes[self.numbers[each]] for each in inputs)
+        flat = any(each.ndim != self.ndim + 2 for each in (value, *(each.meta["val"] for each in inputs)))
+        if flat and set(sizes) != {one}:
+            name = f"{operation.target} of module {where or 'the network itself'}"
+            raise CannotCapture(f"operation {name} gives {value.ndim} axes of {self.ndim + 2}")
         places = {each: Volume(number) for number, each in enumerate(inputs)}
 
         def stand_in(each: fx.Node) -> Any:
             return places[each] if each in places else self.constants[each]
 
         args, kwargs = _mapped(operation.args, stand_in), _mapped(operation.kwargs, stand_in)
-        size, numbers = tuple(value.shape[2:]), tuple(self.numbers[each] for each in inputs)
-        call = Call(operation.target, args, kwargs, sizes, size, where, value.dtype, pick, value.shape[1])
-        if (two := split(call)) is not None:
+        numbers, channels = tuple(self.numbers[each] for each in inputs), (*value.shape, 1, 1)[1]
+        size = one if flat else tuple(value.shape[2:])
+        call = Call(operation.target, args, kwargs, sizes, size, where, value.dtype, pick, channels, flat)
+        if not flat and (two := split(call)) is not None:
             first, call = two
             numbers = (*numbers, self._step(first, numbers))[-len(call.sizes) :]
         self.numbers[node] = self._step(call, numbers)

@@ -120,6 +120,16 @@ def _(call: Call) -> Rule:
     return per_voxel(call)
 
 
+@rule(ATEN.expand.default)
+def _expand(call: Call) -> Rule:
+    channels = call.args[1][-1 - call.ndim]
+
+    def run(out: Box, inputs: Sequence[Tensor]) -> Tensor:
+        return inputs[0].expand(-1, channels, *out.shape)
+
+    return Pointwise(call.sizes, call.size, run)
+
+
 @rule(ATEN.prelu.default)
 def _prelu(call: Call) -> Rule:
     weight = call.args[1]

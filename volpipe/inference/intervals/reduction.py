@@ -149,6 +149,13 @@ def _instance_norm(call: Call) -> tuple[Call, Call] | None:
     return _norm(call, call.channels, weight, bias, epsilon) if of_the_image else None
 
 
+@_splits(ATEN.batch_norm.default)
+def _batch_norm_without_statistics(call: Call) -> tuple[Call, Call] | None:
+    """With `track_running_stats=False`: of one image the same as instance norm."""
+    weight, bias, mean, _, of_the_image, _, epsilon = call.args[1:8]
+    return _norm(call, call.channels, weight, bias, epsilon) if of_the_image and mean is None else None
+
+
 @rule(ATEN.instance_norm.default)
 def _instance_norm_as_trained(call: Call) -> Rule:
     weight, bias, mean, variance, _, _, epsilon = call.args[1:8]

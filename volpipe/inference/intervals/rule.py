@@ -61,6 +61,7 @@ class Call:
         dtype: of the output.
         pick: which of several results the output is; None if the operation has one.
         channels: of the output.
+        flat: all of its inputs are of one voxel, and some tensor lacks the axes of space, as behind `flatten`.
     """
 
     target: Any
@@ -72,6 +73,7 @@ class Call:
     dtype: Any = None
     pick: int | None = None
     channels: int = 0
+    flat: bool = False
 
     @property
     def name(self) -> str:
@@ -114,6 +116,24 @@ def cut(image: Tensor, box: Box) -> Tensor:
     return image[index]
 
 
+@dataclass(frozen=True)
+class AsItStands:
+    """The rule of operations on what a pooling over everything leaves: there is nothing to cut."""
+
+    call: Call
+
+    def need(self, out: Box) -> Needs:
+        """See `Rule`."""
+        return tuple(map(Box.from_shape, self.call.sizes))
+
+    def run(self, out: Box, inputs: Sequence[Tensor]) -> Tensor:
+        """See `Rule`; the tensors may have other axes."""
+        call = self.call
+        args, kwargs = tree_map_only(Volume, lambda each: inputs[each.number], (call.args, call.kwargs))
+        made: Any = call.target(*args, **kwargs)
+        return made if call.pick is None else made[call.pick]  # type: ignore[no-any-return]
+
+
 Builder = Callable[[Call], Rule]
 B = TypeVar("B", bound=Builder)
 _BUILDERS: dict[Any, Builder] = {}
@@ -135,6 +155,8 @@ def rule_of(call: Call) -> Rule:
     Raises:
         CannotCapture: it has none.
     """
+    if call.flat:
+        return AsItStands(call)
     builder = _BUILDERS.get(call.target)
     if builder is None:
         raise call.refused()

@@ -14,6 +14,7 @@ from volpipe.inference.intervals.gather import Gather, Index
 from volpipe.inference.intervals.rule import Call, Needs, Rule, cut, rule
 
 ATEN = torch.ops.aten
+LARGEST_FACTOR = 8  # of one voxel all of its outputs are made, and cut; of pooling over everything that is the volume
 LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
@@ -135,7 +136,7 @@ def _scales(call: Call, place: int) -> list[float | None]:
 def _whole_factors(call: Call, scales: Sequence[float | None]) -> tuple[int, ...] | None:
     factors = []
     for n, m, scale in zip(call.sizes[0], call.size, scales, strict=True):
-        if m % n or (scale and m // n != scale):
+        if m % n or (scale and m // n != scale) or m // n > LARGEST_FACTOR:
             return None
         factors.append(m // n)
     return tuple(factors)
