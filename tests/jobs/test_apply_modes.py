@@ -98,11 +98,11 @@ def test_a_stride_is_a_tile_and_its_middle_is_kept(volume, noise, applied):
         np.testing.assert_allclose(made[..., own], window[..., own.start - first : own.stop - first], atol=1e-12)
 
 
-@pytest.mark.parametrize("profile", ["linear", "hann", "gaussian"])
+@pytest.mark.parametrize("profile", ["hann", "gaussian"])
 def test_a_blended_product_says_that_it_is_not_exact_and_how_far_off(volume, noise, applied, whole, profile):
     voxels = noise((12, 20, 80))
     source, reference = volume(voxels), whole(UNET, voxels)
-    options = {"blend": profile, "tile": (16, 16, 16), "audit": 6}
+    options = {"blend": profile, "tile": (16, 16, 16), "audit": 4}
     place, made = applied(source, UNET, block=(16, 16, 16), **options)
     _, other = applied(source, UNET, block=(12, 20, 23), **options)
     np.testing.assert_allclose(made, other, atol=1e-13)

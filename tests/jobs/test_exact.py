@@ -136,6 +136,12 @@ from torch import nn
 def make():
     up = nn.Upsample(scale_factor=2, mode="trilinear", align_corners=True)
     return nn.Sequential(nn.MaxPool3d(2), nn.Conv3d(1, 2, 3, padding=1), nn.ReLU(), up, nn.Conv3d(2, 1, 3, padding=1))
+
+
+class Skip(nn.Module):
+    def forward(self, image):
+        down = nn.functional.max_pool3d(image, 2)
+        return image + nn.functional.interpolate(down, scale_factor=2, mode="trilinear", align_corners=True)
 """
 
 
@@ -168,3 +174,11 @@ def test_a_network_that_no_halo_makes_exact_is_exact_by_intervals(volume, noise,
     for asked in ({"stitching": "overlap"}, {"batch": 2}):
         with pytest.raises(ModelError, match=r"Upsample.*no halo makes its tiles equal whole-volume inference"):
             applied(source, pyramid=False, **options, **asked)
+
+
+def test_a_size_that_the_network_does_not_take_is_said_in_one_line(volume, noise, applied, corners, capfd):
+    """A length that pooling rounds down does not meet itself behind it: torch raises there, and logs it too."""
+    skipping = {"model": "corners:Skip", "trust_code": True}
+    with pytest.raises(ModelError, match=r"and it cannot be run by intervals \(torch.export cannot trace it on \(21, "):
+        applied(volume(noise((21, 34, 60))), pyramid=False, **skipping)
+    assert "Traceback" not in capfd.readouterr().err

@@ -124,6 +124,7 @@ def test_a_users_squeeze_excite_network_is_exact(made, noise, source, error, tmp
     given = kind(gated, tmp_path)
     with pytest.raises(ModelError, match=r"module one.*give --norm exact"):
         made(source, norm="refuse", **given)
+    assert made(source, norm="per-tile", **given)[0]["stitching"]["mode"] == "overlap"  # with the norms apart, its halo
     attributes, voxels, _ = made(source, **given)
     with torch.inference_mode():
         expected = gated.double()(torch.from_numpy(noise(SHAPE).astype("float64"))[None, None])[0].numpy()

@@ -112,7 +112,7 @@ def command(processes, write_as, tmp_path):
 
     def start():
         options = {
-            "--model": "preset:unet3d_l3_w4",
+            "--model": "preset:unet3d_l3_w2",
             "--precision": "fp64",  # slow: some blocks must still be missing when the signal comes
             "--block": "32,32,32",
             "--tile": "32,32,32",
