@@ -17,7 +17,7 @@ from volpipe.runtime import allocator, cluster
 from volpipe.runtime.run import run
 from volpipe.runtime.settings import RunSettings
 
-SHAPE, BLOCKS = (64, 64, 128), 16  # of 32 a side
+SHAPE, BLOCKS = (64, 64, 80), 12  # of 32 a side
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_nothing_is_left_of_a_crew(crew, scratch):
 
 @pytest.fixture
 def command(processes, write_as, tmp_path):
-    """`command() -> process`: `volpipe apply` over 16 blocks, in a session of its own."""
+    """`command() -> process`: `volpipe apply` over 12 blocks, in a session of its own."""
     voxels = np.random.default_rng(0).integers(0, 255, SHAPE).astype("uint8")
     source = write_as("ome-zarr-0.5", voxels, tmp_path)
     (tmp_path / "scratch").mkdir()
@@ -113,6 +113,7 @@ def command(processes, write_as, tmp_path):
     def start():
         options = {
             "--model": "preset:unet3d_l3_w2",
+            "--stitching": "overlap",
             "--precision": "fp64",  # slow: some blocks must still be missing when the signal comes
             "--block": "32,32,32",
             "--tile": "32,32,32",
