@@ -16,25 +16,23 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, cast
 
-from volpipe.errors import BlocksFailed, ConfigError, ProductError, RunError, UsageError
+from volpipe.errors import BlocksFailed, ConfigError, ProductError, UsageError
 from volpipe.jobs.plain import size
-from volpipe.plan import Budget, Job, Plan, Receipt, Task
+from volpipe.plan import Budget, Job, Plan, Receipt
 from volpipe.runtime import main_guard
 from volpipe.runtime.allocator import keep_memory_in_this_process
 from volpipe.runtime.crew import Crew, SerialCrew
+from volpipe.runtime.loop import Loop
 from volpipe.runtime.progress import Reporter, reporter
-from volpipe.runtime.schedule import Done, Schedule
+from volpipe.runtime.schedule import Done
 from volpipe.runtime.settings import RunSettings
 from volpipe.runtime.worker import Failure
 from volpipe.volume.folder import occupied
 from volpipe.volume.ledger import PYRAMID, Ledger, changes
 
-BATCHES_IN_HAND = 2  # per slot: one at work, one waiting in the worker
-LARGEST_BATCH = 16
 BLOCKS = "apply"  # the work that the engine map-overlap can do
 NO_PROMISE = "map-overlap: dask keeps chunks and their overlaps in memory; what the plan promises does not hold"
 TOLD = 3  # failures whose texts are told at the end
-HOPELESS = 8  # failures before the first success: every block fails alike
 
 
 @dataclass
@@ -339,7 +337,7 @@ def _drive(
     progress: Callable[[int, int], Reporter] | None,
 ) -> None:
     """Keep every slot busy until nothing is left that may run."""
-    loop = _Loop(plan, crew, state.done, settings.retries)
+    loop = Loop(plan, crew, state.done, settings.retries)
     report = progress(plan.count, state.done.count) if progress is not None else None
     began = time.monotonic()
     try:
@@ -359,7 +357,7 @@ def _drive(
             report.close()
 
 
-def _receipts(plan: Plan, crew: Crew, state: _State, settings: RunSettings, loop: _Loop) -> Iterator[Receipt]:
+def _receipts(plan: Plan, crew: Crew, state: _State, settings: RunSettings, loop: Loop) -> Iterator[Receipt]:
     """Every receipt, as it comes: of the blocks by the engine that was asked for, then of all else."""
     if settings.engine == "map-overlap":
         from volpipe.runtime import lazy  # dask.array takes seconds to import
@@ -371,63 +369,6 @@ def _receipts(plan: Plan, crew: Crew, state: _State, settings: RunSettings, loop
 def _check_engine(plan: Plan, settings: RunSettings) -> None:
     if settings.engine != "blocks" and BLOCKS not in plan.works:
         raise ConfigError(f"engine {settings.engine}: only apply can be run by it; leave it out")
-
-
-class _Loop:
-    """Hands batches to the crew and turns what comes back into receipts and failures."""
-
-    def __init__(self, plan: Plan, crew: Crew, done: Done, retries: int) -> None:
-        self.failures: list[Failure] = []
-        self._plan, self._crew, self._retries = plan, crew, retries
-        self._window = crew.width * BATCHES_IN_HAND
-        self._batch = max(1, min(LARGEST_BATCH, plan.count // (4 * self._window)))
-        self._schedule = Schedule(plan.tasks(), done, hold=self._window * self._batch)
-        self._in_hand: dict[tuple[str, int], Task] = {}
-        self._batches_out = 0
-        self._tries: dict[tuple[str, int], int] = {}
-        self._any_done = done.count > 0
-
-    def receipts(self) -> Iterator[Receipt]:
-        """Every receipt, as it comes."""
-        self._fill()
-        while self._batches_out:
-            self._batches_out -= 1
-            for outcome in self._crew.next():
-                if isinstance(outcome, Receipt):
-                    yield self._finished(outcome)
-                else:
-                    self._failed(outcome)
-            self._fill()
-
-    def _fill(self) -> None:
-        while self._batches_out < self._window:
-            batch = self._schedule.take(1 if self._tries else self._batch)  # a poisoned item must not take others along
-            if not batch:
-                return
-            self._in_hand |= {task.name: task for task in batch}
-            work = batch[0].work
-            self._crew.submit(work, self._plan.works[work], [task.item for task in batch])
-            self._batches_out += 1
-
-    def _finished(self, receipt: Receipt) -> Receipt:
-        self._any_done = True
-        del self._in_hand[receipt.work, receipt.item]
-        return receipt  # whoever takes it marks it as done, before the next batch is filled
-
-    def _failed(self, failure: Failure) -> None:
-        if failure.fatal:
-            raise RunError(failure.text, failure.detail)
-        if failure.died and not self._any_done:  # twice already (allowed-failures): the next would die alike
-            raise RunError(f"nothing was done yet and workers die: {failure.text}", failure.detail)
-        task = self._in_hand.pop(failure.name)
-        self._tries[failure.name] = self._tries.get(failure.name, 0) + 1
-        if failure.retry and self._tries[failure.name] <= self._retries:
-            self._schedule.retry(task)
-            return
-        self.failures.append(failure)
-        self._schedule.fail(task)
-        if not self._any_done and len(self.failures) >= HOPELESS:
-            raise RunError(f"the first {HOPELESS} blocks all failed; the last: {failure.text}", failure.detail)
 
 
 def _blocks_failed(summary: Summary, left: int) -> BlocksFailed:

@@ -76,8 +76,8 @@ class Trace:
 
     @cached_property
     def _decomposed(self) -> Any:
-        """No operation changes a tensor, and batch norms are those of inference; three quarters of the time of a
-        capture. The table is empty: the rest stays whole."""
+        """No operation changes a tensor, and batch norms are those of inference; it takes longer than the export. The
+        table is empty: the rest stays whole."""
         with _refusing(self._image.shape[2:]), torch.no_grad(), kernels.as_written():
             return self.exported.run_decompositions({})
 
