@@ -13,6 +13,7 @@ from volpipe.geometry import Box
 from volpipe.inference.intervals import capture, footprint_of
 from volpipe.inference.intervals.rule import CannotCapture
 from volpipe.models.architecture import build_random
+from volpipe.models.layers import Joined
 from volpipe.models.presets import preset
 
 EXACT = 1e-12  # std of the whole result
@@ -75,6 +76,7 @@ SMALL = {
     "linear by a size": Net(lambda _, x: functional.interpolate(x, size=(50, 29), mode="bilinear")),
     "corners": Net(lambda _, x: functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)),
     "pixel shuffle": nn.Sequential(conv(1, 8), nn.PixelShuffle(2), conv(2, 1)),
+    "several images": Joined(Net(lambda net, x: {"a": net.a(x), "b": net.b(net.a(x))}, a=conv(1, 2), b=conv(2, 3, 5))),
     "dense": Net(
         lambda net, x: net.c(torch.cat([net.b(torch.cat([x, a := net.a(x)], 1)), a, x], 1)),
         a=conv(1, 2),

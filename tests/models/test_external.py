@@ -31,9 +31,15 @@ class Net(nn.Module):
         return self.tail(self.last(self.grow(self.pool(torch.relu(self.first(image))))))
 
 
-class Twice(nn.Module):
+class Heads(nn.Module):
+    """Three channels and one, in a tuple, a list or a dictionary."""
+
+    def __init__(self, returns):
+        super().__init__()
+        self.returns = returns
+
     def forward(self, image):
-        return image, image
+        return self.returns((image, image[:, :1] ** 2))
 
 
 def export(network, path, shape, dynamic, train=False):
@@ -130,13 +136,23 @@ def test_what_torch_says_of_itself_reaches_nobody(tmp_path):
         (Net(), (2, 2, 16, 16), (2, 3), False, "exported for batches of 2"),
         (Net(tail=nn.Dropout()), (1, 2, 16, 16), (2, 3), True, "training mode"),
         (nn.Conv1d(1, 1, 3), (1, 1, 16), (2,), False, "takes 3 axes"),
-        (Net(tail=Twice()), (1, 2, 16, 16), (2, 3), False, "returns tuple; wrap it"),
     ],
 )
 def test_an_export_that_cannot_be_tiled_is_refused(tmp_path, network, shape, dynamic, train, say):
     path = export(network, tmp_path / "net.pt2", shape, dynamic, train)
     with pytest.raises(ModelError, match=say):
         load_model(resolve_model(path))
+
+
+@pytest.mark.parametrize("returns", [tuple, list, lambda heads: dict(zip("ab", heads, strict=True))])
+def test_images_that_a_network_returns_are_channels_of_one(tmp_path, returns):
+    network = Net(tail=Heads(returns)).eval()
+    model = load_model(resolve_model(export(network, tmp_path / "net.pt2", (1, 2, 16, 16), (2, 3))))
+    assert model.out_channels == 4
+    image = torch.rand(2, 2, 24, 16)
+    heads = network(image)
+    expected = torch.cat(tuple(heads.values() if isinstance(heads, dict) else heads), 1)
+    torch.testing.assert_close(model.network(image), expected)
 
 
 @pytest.mark.parametrize("trace", [None, torch.zeros(1, 2, 16, 16)], ids=["scripted", "traced"])
@@ -234,7 +250,10 @@ def test_a_factory_that_gives_no_network_is_refused(factory, tmp_path, name, bod
     [
         ("t_random", "torch.nn.functional.dropout(x)", "two results"),
         ("t_labels", "x.argmax(1, keepdim=True)", "labels are chosen after stitching"),
-        ("t_tuple", "(x, x)", "returns tuple"),
+        ("t_nested", "(x, (x, x))", "returns tuple of Tensor and tuple; wrap it so that it returns tensors"),
+        ("t_number", "0.5", "returns float; wrap it so that it returns tensors"),
+        ("t_none", "{'image': x, 'loss': None}", "returns dict of NoneType and Tensor; wrap it"),
+        ("t_sizes", "x, x[..., ::2]", r"images of \(32, 16\) and \(32, 32\) voxels; wrap it so that they"),
         ("t_nan", "x / 0", "NaN or infinity"),
         ("t_axes", "x[:, 0]", "return an image with the axes of the input"),
         ("t_fails", "x.reshape(7)", r"fails on a tile of shape \(1, 1, 64, 64\) .*--period"),

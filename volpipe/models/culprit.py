@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from volpipe.models.held import Held
-from volpipe.models.layers import OneByOne
+from volpipe.models.layers import Joined, OneByOne
 from volpipe.models.trial import Refused, Trial
 
 RANDOM = ("dropout", "bernoulli", "rand", "normal_", "uniform_", "multinomial")
@@ -170,7 +170,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def _watched(network: nn.Module, sign: Sign) -> Iterator[_Watch]:
     watch, hooks = _Watch(sign), []
     theirs = network  # named as whoever wrote it knows it
-    while isinstance(theirs, OneByOne | Held):
+    while isinstance(theirs, OneByOne | Joined | Held):
         theirs = theirs.network
     for path, module in theirs.named_modules():
         if path and not isinstance(module, torch.jit.ScriptModule):  # scripts take no hooks

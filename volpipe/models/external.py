@@ -24,7 +24,7 @@ from volpipe.errors import ModelError, reason
 from volpipe.geometry import ceil_to
 from volpipe.models import factory, programs
 from volpipe.models.archive import require_plain_export, require_torchscript
-from volpipe.models.layers import OneByOne, for_inference, tile_statistics
+from volpipe.models.layers import Joined, OneByOne, for_inference, several, tile_statistics
 from volpipe.models.model import Model, ModelRef, footprint_by_hand
 from volpipe.models.normalisation import Normalisation
 from volpipe.models.sizes import smallest_edge
@@ -48,6 +48,16 @@ class Loaded:
     exactness: str
 
 
+@dataclass(frozen=True)
+class Tried:
+    """What a network takes and gives, as a tile showed; the several images of one are joined."""
+
+    network: nn.Module
+    ndim: int
+    in_channels: int
+    out_channels: int
+
+
 def load_external(ref: ModelRef) -> Model:
     """Load, try and describe a user's network.
 
@@ -56,8 +66,8 @@ def load_external(ref: ModelRef) -> Model:
     """
     loaders = {"exported": _load_exported, "script": _load_script, "factory": _load_factory}
     loaded = loaders[ref.kind](ref)
-    ndim, in_channels, out_channels = _tried(ref, loaded)
-    network = loaded.network
+    tried = _tried(ref, loaded)
+    network, ndim, in_channels, out_channels = tried.network, tried.ndim, tried.in_channels, tried.out_channels
     return Model(
         network=network if keeps_apart(network, ndim, in_channels) else OneByOne(network),
         ndim=ndim,
@@ -72,8 +82,8 @@ def load_external(ref: ModelRef) -> Model:
     )
 
 
-def _tried(ref: ModelRef, loaded: Loaded) -> tuple[int, int, int]:
-    """Axes and input channels that the network takes, and its output channels.
+def _tried(ref: ModelRef, loaded: Loaded) -> Tried:
+    """Run a tile.
 
     What was given goes before what a first weight seems to tell; where the network refuses it, the network is right,
     and the caller can say what does not fit.
@@ -88,12 +98,14 @@ def _tried(ref: ModelRef, loaded: Loaded) -> tuple[int, int, int]:
         return _try_input(ref, loaded.network, *told)
 
 
-def _try_input(ref: ModelRef, network: nn.Module, ndim: int | None, in_channels: int | None) -> tuple[int, int, int]:
+def _try_input(ref: ModelRef, network: nn.Module, ndim: int | None, in_channels: int | None) -> Tried:
     if ndim not in (2, 3) or in_channels is None:
         raise ModelError(f"model {ref.location}: it does not tell its input; {_what_to_tell(ndim, in_channels)}")
     footprint = footprint_by_hand(ref, ndim)
     period = (1,) * ndim if footprint is None else footprint.period
-    return ndim, in_channels, _try_tile(ref.location, network, in_channels, period)
+    output = _try_tile(ref.location, network, in_channels, period)
+    out_channels = sum(image.shape[1] for image in several(output))
+    return Tried(network if isinstance(output, Tensor) else Joined(network), ndim, in_channels, out_channels)
 
 
 def _what_to_tell(ndim: int | None, in_channels: int | None) -> str:
@@ -227,8 +239,8 @@ def _describe(network: nn.Module) -> Loaded:
     return Loaded(network, len(first) - 2, first[1], tile_statistics(network))
 
 
-def _try_tile(location: str, network: nn.Module, in_channels: int, period: tuple[int, ...]) -> int:
-    """Run a small tile that the network takes, check what it shows, and return its output channels."""
+def _try_tile(location: str, network: nn.Module, in_channels: int, period: tuple[int, ...]) -> Any:
+    """Run a small tile that the network takes, check what it shows, and return it."""
     for length in _lengths_to_try(network, in_channels, len(period)):
         shape = (1, in_channels, *(ceil_to(length, p) for p in period))
         tile = torch.rand(shape, generator=torch.Generator().manual_seed(0))
@@ -238,12 +250,14 @@ def _try_tile(location: str, network: nn.Module, in_channels: int, period: tuple
         except Exception as error:  # a user's network may raise anything
             failure = error
             continue
-        _require_image(location, tile, outputs[0])
-        if not torch.equal(*outputs):
+        images, again = (_images(location, output) for output in outputs)
+        for image in images:
+            _require_image(location, tile, image)
+        if not all(map(torch.equal, images, again)):
             raise ModelError(
                 f"model {location}: the same tile gives two results (dropout left on?); make it repeatable"
             )
-        return int(outputs[0].shape[1])
+        return outputs[0]
     raise ModelError(
         f"model {location}: fails on a tile of shape {shape} ({reason(failure)}); "
         "check its axes, its channels and --period"
@@ -253,13 +267,26 @@ def _try_tile(location: str, network: nn.Module, in_channels: int, period: tuple
 def _lengths_to_try(network: nn.Module, in_channels: int, ndim: int) -> Iterator[int]:
     """The usual ones; then one that networks without padding or with an odd period take."""
     yield from TRIED_LENGTHS
-    if (edge := smallest_edge(network, ndim, in_channels)) is not None:
+    if (edge := smallest_edge(Joined(network), ndim, in_channels)) is not None:
         yield edge
 
 
-def _require_image(location: str, tile: Tensor, output: Any) -> None:
-    if not isinstance(output, Tensor):
-        raise ModelError(f"model {location}: returns {type(output).__name__}; wrap it so that it returns one tensor")
+def _images(location: str, output: Any) -> list[Tensor]:
+    """What a network returned, of one size."""
+    try:
+        images = several(output)
+    except TypeError as error:
+        raise ModelError(f"model {location}: {error}; wrap it so that it returns tensors") from None
+    sizes = {tuple(image.shape[2:]) for image in images}
+    if len(sizes) > 1:
+        raise ModelError(
+            f"model {location}: returns images of {' and '.join(map(str, sorted(sizes)))} voxels; wrap it so that they "
+            "have one size, or that it returns one of them"
+        )
+    return images
+
+
+def _require_image(location: str, tile: Tensor, output: Tensor) -> None:
     if output.ndim != tile.ndim or output.shape[0] != 1:
         shapes = f"maps shape {tuple(tile.shape)} to {tuple(output.shape)}"
         raise ModelError(f"model {location}: {shapes}; return an image with the axes of the input")

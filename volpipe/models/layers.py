@@ -197,3 +197,35 @@ class OneByOne(nn.Module):
         """(n, c, ...) -> (n, c', ...)."""
         outputs: list[Tensor] = [self.network(image) for image in torch.split(images, 1)]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)  # one, whatever it is: the first tile shows it
+
+
+class Joined(nn.Module):
+    """A network that returns several images of one size, in a tuple, a list or a dictionary: the channels of one."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, c, ...) -> (n, sum of c', ...), in the order in which they are returned."""
+        return torch.cat(several(self.network(images)), 1)
+
+
+def several(output: object) -> list[Tensor]:
+    """The tensors that a network returned.
+
+    Raises:
+        TypeError: it returned something else, in the words of a message.
+    """
+    parts = list(output.values()) if isinstance(output, dict) else output
+    if isinstance(parts, Tensor):
+        return [parts]
+    if not isinstance(parts, tuple | list) or not parts or not all(isinstance(part, Tensor) for part in parts):
+        raise TypeError(f"returns {_kind(output)}")
+    return list(parts)
+
+
+def _kind(output: object) -> str:
+    parts = list(output.values()) if isinstance(output, dict) else output
+    holds = sorted({type(part).__name__ for part in parts}) if isinstance(parts, tuple | list) else []
+    return type(output).__name__ + (f" of {' and '.join(holds)}" if holds else "")
