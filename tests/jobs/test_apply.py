@@ -13,7 +13,6 @@ import zarr
 from volpipe.errors import GeometryError
 from volpipe.models import load_model, resolve_model
 from volpipe.models.unet import UNetArchitecture
-from volpipe.runtime.settings import RunSettings
 from volpipe.volume.ledger import Ledger
 
 UNET_3D, RESNET_3D = "preset:unet3d_l3_w3", "preset:resnet6_3d_w2"
@@ -81,16 +80,13 @@ def test_the_product_does_not_depend_on_blocks_and_tiles(volume, noise, applied,
     assert error(made, whole(UNET_3D, voxels)) < EXACT
 
 
-def test_the_same_tiles_give_the_same_bits_also_on_two_workers(volume, noise, applied):
+def test_the_same_tiles_give_the_same_bits_again(volume, noise, applied):
+    """On two workers too: tests/jobs/test_law_suite.py."""
     source = volume(noise((10, 20, 60)))
     options = {"precision": "fp32", "output_dtype": "float32", "block": (16, 16, 32), "tile": 16}
-    cluster = RunSettings(workers=2, threads=1, memory_per_worker="1GiB")
-    alone, *others = (
-        zarr.open(applied(source, UNET_3D, **given, **options)[0]) for given in ({}, {}, {"settings": cluster})
-    )
-    for other in others:
-        for level in ("0", "1"):
-            np.testing.assert_array_equal(alone[level][:], other[level][:])
+    one, two = (zarr.open(applied(source, UNET_3D, **options)[0]) for _ in range(2))
+    for level in ("0", "1"):
+        np.testing.assert_array_equal(one[level][:], two[level][:])
 
 
 def test_a_box_is_that_part_of_the_whole(volume, noise, applied, whole, error):

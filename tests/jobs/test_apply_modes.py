@@ -98,17 +98,16 @@ def test_a_stride_is_a_tile_and_its_middle_is_kept(volume, noise, applied):
         np.testing.assert_allclose(made[..., own], window[..., own.start - first : own.stop - first], atol=1e-12)
 
 
-@pytest.mark.parametrize("profile", ["hann", "gaussian"])
-def test_a_blended_product_says_that_it_is_not_exact_and_how_far_off(volume, noise, applied, whole, profile):
+def test_a_blended_product_says_that_it_is_not_exact_and_how_far_off(volume, noise, applied, whole):
     voxels = noise((12, 20, 80))
     source, reference = volume(voxels), whole(UNET, voxels)
-    options = {"blend": profile, "tile": (16, 16, 16), "audit": 4}
+    options = {"blend": "hann", "tile": (16, 16, 16), "audit": 4}
     place, made = applied(source, UNET, block=(16, 16, 16), **options)
     _, other = applied(source, UNET, block=(12, 20, 23), **options)
     np.testing.assert_allclose(made, other, atol=1e-13)
     attributes = open_product(place).attributes
     assert attributes["exact"] is False
-    assert attributes["exact_reason"] == f"blend {profile}: the rims of tiles, which see too little, count"
+    assert attributes["exact_reason"] == "blend hann: the rims of tiles, which see too little, count"
     assert 1e-3 * reference.std() < attributes["audit"]["largest"] <= 1.01 * np.abs(made - reference).max()
 
 

@@ -14,6 +14,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from distributed import LocalCluster
 
 from volpipe.errors import ModelError, VolpipeError
 from volpipe.geometry import Box, Footprint
@@ -46,6 +47,7 @@ class Mode:
 NETWORKS = {
     "padded": lambda ndim: UNetArchitecture(ndim, levels=2, width=2),
     "unpadded": lambda ndim: UNetArchitecture(ndim, levels=2, width=2, padding="valid"),
+    "normed": lambda ndim: UNetArchitecture(ndim, levels=2, width=2, norm="instance"),
     "windowed": lambda ndim: MAEArchitecture(ndim, 16, patch=8, width=4 * ndim, depth=1, decoder_depth=1),
 }
 MODES = {
@@ -103,9 +105,9 @@ def inputs(tmp_path_factory, write_as, noise, network):
 
 @pytest.fixture(scope="module")
 def make(tmp_path_factory, inputs):
-    """`make(mode, assembly, engine, block, long) -> (attributes, voxels)`, serial unless workers are asked for."""
+    """`make(mode, assembly, engine, block, long) -> (attributes, voxels)`, serial unless there is a cluster."""
 
-    def go(mode, assembly, engine="blocks", block=ON_TILES, long=None, audit=0, workers=None):
+    def go(mode, assembly, engine="blocks", block=ON_TILES, long=None, audit=0, cluster=None):
         source, model, _ = inputs(mode, assembly, shape_of(mode, assembly, long))
         name, *axis = assembly.split()
         options = {"assembly": name, "tile": TILE, **MODES[mode].options} | ({"axis": axis[0]} if axis else {})
@@ -115,8 +117,8 @@ def make(tmp_path_factory, inputs):
             input=source, output=str(tmp_path_factory.mktemp("made") / "out.ome.zarr"), model=model, block=block,
             precision="fp64", output_dtype="float64", pyramid=False, audit=audit, **options,
         )  # fmt: skip
-        where = {"serial": True} if workers is None else {"workers": workers}
-        run(job, RunSettings(engine=engine, threads=1, memory_per_worker="2GiB", retries=0, **where), progress=None)
+        where = {"serial": True, "threads": 1} if cluster is None else {"cluster": cluster, "workers": 2}
+        run(job, RunSettings(engine=engine, memory_per_worker="2GiB", retries=0, **where), progress=None)
         product = open_product(job.output)
         return product.attributes, product.read(Box.from_shape(product.layout.shape))
 
@@ -187,10 +189,25 @@ def test_the_blocks_change_nothing(made, error, mode, assembly, engine):
         np.testing.assert_array_equal(two, one)
 
 
-def test_two_workers_change_nothing(made):
-    """To the bit, in a mean of three, where the order of summation counts; `blocks` is in tests/jobs/test_apply.py."""
-    (_, one), (_, two) = made("overlap", "orthoslice", audit=2), made("overlap", "orthoslice", ENGINES[1], workers=2)
+@pytest.fixture(scope="module")
+def two_workers():
+    """The address of a scheduler that has them."""
+    with LocalCluster(n_workers=2, threads_per_worker=1, memory_limit="2GiB", dashboard_address=None) as cluster:
+        yield cluster.scheduler_address
+
+
+@every_engine
+def test_two_workers_change_nothing(made, two_workers, engine):
+    """To the bit, in a mean of three, where the order of summation counts."""
+    (_, one), (_, two) = (made("overlap", "orthoslice", engine, cluster=where) for where in (None, two_workers))
     np.testing.assert_array_equal(two, one)
+
+
+def test_two_workers_find_the_statistics_of_one(make, inputs, reference, error, two_workers, monkeypatch):
+    monkeypatch.setitem(MODES, "norm", Mode("normed", {"norm": "exact"}))
+    attributes, voxels = make("norm", "3d", audit=2, cluster=two_workers)
+    assert attributes["exact"] is True
+    assert error(voxels, reference("norm", "3d")) < EXACT
 
 
 @pytest.mark.parametrize("side", ["need_before", "need_after"])

@@ -132,12 +132,11 @@ def test_a_users_squeeze_excite_network_is_exact(made, noise, source, error, tmp
     assert attributes["exact"] is True
 
 
-def test_blocks_tiles_and_workers_change_nothing(made, noise, source, small, whole, error):
+def test_blocks_and_tiles_change_nothing(made, noise, source, small, whole, error):
     expected = whole(small, noise(SHAPE))
-    for options in (
+    for options in (  # two workers: tests/jobs/test_law_suite.py
         {"block": (8, 20, 24), "tile": (8, 16, 16)},
         {"block": (48, 48, 48)},
-        {"settings": RunSettings(workers=2, threads=1, memory_per_worker="1GiB")},
         {"settings": RunSettings(serial=True, threads=1, memory_per_worker="4GiB", engine="map-overlap")},
     ):
         attributes, voxels, _ = made(source, small, **options)

@@ -136,7 +136,7 @@ def receipts(tmp_path):
     return [line["item"] for line in lines if line["work"] == "apply"]
 
 
-def test_an_interrupted_run_leaves_its_ledger_and_nothing_else(command, processes, members_of, eventually, tmp_path):
+def test_what_an_interrupted_and_a_killed_run_leave(command, processes, members_of, eventually, tmp_path):
     process = command()
     eventually(lambda: receipts(tmp_path))
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
@@ -149,15 +149,10 @@ def test_an_interrupted_run_leaves_its_ledger_and_nothing_else(command, processe
 
     done = receipts(tmp_path)
     assert 0 < len(done) < BLOCKS
-    assert command().wait(timeout=120) == 0
-    assert f"{len(done)} before" in processes.log("apply").read_text()
-    assert sorted(receipts(tmp_path)) == list(range(BLOCKS))
 
-
-def test_a_killed_driver_leaves_no_worker(command, members_of, eventually, tmp_path):
     process = command()
-    eventually(lambda: receipts(tmp_path))
-    process.kill()
+    eventually(lambda: len(receipts(tmp_path)) > len(done))
+    process.kill()  # no handler runs, and no worker stays
     process.wait()
     eventually(lambda: not members_of(process), within_s=20)
-    assert len(receipts(tmp_path)) < BLOCKS
+    assert len(set(receipts(tmp_path))) == len(receipts(tmp_path)) < BLOCKS  # it went on: nothing was done twice
