@@ -10,7 +10,7 @@ from torch.nn import functional
 from zoo import FOOTPRINTS, Net, Pix2pix, patchgan
 
 from volpipe.geometry import Box
-from volpipe.inference.intervals import capture, footprint_of
+from volpipe.inference.intervals import capture, footprint_of, recipe
 from volpipe.inference.intervals.rule import CannotCapture
 from volpipe.models.architecture import build_random
 from volpipe.models.layers import Joined
@@ -161,7 +161,11 @@ def blocks_of(shape, seed=0):
 
 @pytest.mark.parametrize("name", [*SMALL, *BUILT, *PRESETS])
 def test_a_block_is_that_block_of_the_whole(name):
-    network, shape = network_of(name)
+    check(*network_of(name))
+
+
+def check(network, shape):
+    """The law, for every block of `blocks_of`."""
     volume = torch.randn(1, 1, *shape, dtype=torch.float64)
     with torch.no_grad():
         whole = network(volume)
@@ -175,6 +179,50 @@ def test_a_block_is_that_block_of_the_whole(name):
         worst = max(worst, float((made - whole[(..., *block.slices)]).abs().max()))
     assert worst <= EXACT * float(whole.std())
     assert torch.equal(volume, before)
+
+
+def lines(x):
+    return [torch.linspace(-1, 1, n, dtype=x.dtype, device=x.device) for n in x.shape[2:]]
+
+
+def stacked(net, x):
+    places = torch.stack(torch.meshgrid(lines(x), indexing="ij"))
+    return net.c(torch.cat([x, places[None].expand(len(x), -1, -1, -1)], 1))
+
+
+def distance(net, x):
+    down, right = lines(x)
+    return net.c(x + (down[:, None] ** 2 + right**2).sqrt().unsqueeze(0).clone() * net.w)
+
+
+def filled(net, x):
+    ones = torch.ones((1, 1, *x.shape[2:]), dtype=x.dtype, device=x.device)
+    return net.c(torch.cat([x, ones, 2 * ones, torch.full_like(ones, 0.5)], 1))
+
+
+PLACES = {  # made of coordinates
+    "stacked": Net(stacked, c=conv(3, 1)),
+    "distance": Net(distance, c=conv(2, 1), w=nn.Parameter(torch.randn(1, 2, 1, 1))),
+    "filled": Net(filled, c=conv(4, 1)),
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_large_constants_are_made_for_a_block_alone(name, monkeypatch):
+    monkeypatch.setattr(recipe, "LARGE_BYTES", 64)
+    network = PLACES[name].double().eval()
+    check(network, (37, 41))
+    plan = capture(network, (2**20, 2**20)).plan(Box((5, 2**19), (37, 2**19 + 32)))  # 8 TiB a channel
+    assert plan(torch.zeros(1, 1, *plan.read.shape, dtype=torch.float64)).shape == (1, 1, 32, 32)
+    assert plan.cost().peak_bytes < 2**20
+    assert plan.cost().weight_bytes < 2**25
+
+
+def test_a_large_constant_that_is_not_made_voxel_by_voxel_is_refused(monkeypatch):
+    monkeypatch.setattr(recipe, "LARGE_BYTES", 64)
+    network = Net(lambda _, x: x + (lines(x)[0][:, None] * lines(x)[1]).cumsum(0))
+    with pytest.raises(CannotCapture, match=r"cumsum.default of module .* makes a constant as large as the volume"):
+        capture(network, (16, 16))
 
 
 def test_an_operation_without_a_rule_is_named():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +56,10 @@ class Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False
+
+    def ignore(self, tensor: Tensor) -> None:
+        """A tensor that is counted elsewhere, and what shares its memory."""
+        self._seen.add(tensor.untyped_storage())
 
     def count(self, tensor: Tensor) -> None:
         """Take a tensor's storage as alive, until it dies."""
@@ -169,10 +173,14 @@ def _uncounted(network: torch.nn.Module, x: Tensor) -> Exception | None:
 
 
 @torch.no_grad()
-def count_pass(network: Callable[[Tensor], Any], x: Tensor, device: str = "cpu") -> tuple[float, int]:
+def count_pass(
+    network: Callable[[Tensor], Any], x: Tensor, device: str = "cpu", constants: Iterable[Tensor] = ()
+) -> tuple[float, int]:
     """Floating-point operations and peak bytes of network(x), `x` included, as they will be on a device; on meta
-    tensors nothing is computed."""
+    tensors nothing is computed. `constants` are not counted where the network takes a part of one."""
     with Count(device) as counted:
+        for each in constants:
+            counted.ignore(each)
         counted.count(x)
         network(x)
     return float(counted.flops), counted.peak

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from volpipe.errors import reason
-from volpipe.inference.intervals import gather, pointwise, transposed, upsample, window  # noqa: F401  (their rules)
+from volpipe.inference.intervals import gather, pointwise, recipe, transposed, upsample, window  # noqa: F401  (their rules)
 from volpipe.inference.intervals.program import Program, Step
+from volpipe.inference.intervals.recipe import Recipe, made_of
 from volpipe.inference.intervals.reduction import split
 from volpipe.inference.intervals.rule import Call, CannotCapture, Volume, rule_of
 from volpipe.models import kernels
@@ -208,8 +209,20 @@ class _Reader:
 
     def _computed(self, node: fx.Node) -> Any:
         kwargs = dict(node.kwargs) | ({"device": self.device} if "device" in node.kwargs else {})
-        args, kwargs = fx.node.map_arg((node.args, kwargs), lambda each: self.constants[each])
-        return node.target(*args, **kwargs)  # type: ignore[operator]
+        args, kwargs = _mapped((node.args, kwargs), lambda each: self.constants[each])
+        if not self._is_large(node.meta.get("val")):
+            return node.target(*args, **kwargs)  # type: ignore[operator]
+        shape = tuple(node.meta["val"].shape)
+        if (made := made_of(Recipe(node.target, args, kwargs, shape, self.ndim))) is None:
+            raise CannotCapture(f"operation {node.target} of module {_module(node) or 'the network itself'} makes a "
+                                f"constant as large as the volume ({shape}), and not voxel by voxel")  # fmt: skip
+        return made
+
+    def _is_large(self, value: Any) -> bool:
+        """It has the extent of a volumetric tensor, not that of a weight."""
+        if not isinstance(value, Tensor) or tuple(value.shape[-self.ndim :]) not in self.sizes:
+            return False
+        return value.numel() * value.element_size() > recipe.LARGE_BYTES
 
     def _add(self, node: fx.Node, operation: fx.Node, pick: Any = None) -> None:
         value, where, one = node.meta["val"], _module(operation), (1,) * self.ndim

@@ -79,7 +79,8 @@ class Plan:
         plan = make_plan(self.program.on_meta, self.block)
         shape = (batch, self.program.in_channels, *self.read.shape)
         window = torch.empty(shape, dtype=self.program.dtype, device="meta")
-        return ForwardPrice(*count_pass(plan, window, device), self.program.weight_bytes)
+        constants = (each for step in plan.program.steps for each in step.call.tensors)
+        return ForwardPrice(*count_pass(plan, window, device, constants), self.program.weight_bytes)
 
 
 def run_plan(plan: Plan, window: Tensor, after: Callable[[], object] | None = None) -> Tensor:

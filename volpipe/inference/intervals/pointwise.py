@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from volpipe.geometry import Box
-from volpipe.inference.intervals.rule import Call, Needs, Rule, Volume, cut, rule
+from volpipe.inference.intervals.recipe import Recipe, part_of
+from volpipe.inference.intervals.rule import Call, Needs, Rule, Volume, rule
 
 ATEN = torch.ops.aten
 # what a tensor that nothing else uses is changed by; the others make a new one
@@ -56,8 +57,13 @@ def _broadcast(out: Box, size: Sequence[int], whole: Sequence[int]) -> Box:
 class _Spread:
     """A constant with spatial extent, and its spatial size."""
 
-    tensor: Tensor
+    value: Tensor | Recipe
     size: tuple[int, ...]
+
+    def on(self, box: Box) -> Tensor:
+        """The part of it on a box."""
+        made = part_of(self.value, box) if isinstance(self.value, Tensor) else self.value.on(box)
+        return made.reshape((*[1] * (box.ndim - made.ndim), *made.shape))
 
 
 def per_voxel(call: Call, operation: Callable[..., Any] | None = None) -> Pointwise:
@@ -83,7 +89,7 @@ def _given(value: Any, out: Box, size: Sequence[int], inputs: Sequence[Tensor]) 
     if isinstance(value, Volume):
         return inputs[value.number]
     if isinstance(value, _Spread):
-        return cut(value.tensor, _broadcast(out, value.size, size))
+        return value.on(_broadcast(out, value.size, size))
     if isinstance(value, list | tuple):
         return type(value)(_given(each, out, size, inputs) for each in value)
     return value
@@ -100,10 +106,9 @@ def _spread(call: Call, value: Any) -> Any:
     """Constants as large as the volume along some axis, marked."""
     if isinstance(value, list | tuple):
         return type(value)(_spread(call, each) for each in value)
-    if not isinstance(value, Tensor) or value.ndim == 0 or set(value.shape[-call.ndim :]) == {1}:
+    if not isinstance(value, Tensor | Recipe) or not value.shape or set(value.shape[-call.ndim :]) == {1}:
         return value
-    size = (*[1] * (call.ndim - value.ndim), *value.shape[-call.ndim :])
-    return _Spread(value.reshape((*[1] * (call.ndim - value.ndim), *value.shape)), size)
+    return _Spread(value, (*[1] * (call.ndim - len(value.shape)), *value.shape[-call.ndim :]))
 
 
 @rule(
@@ -115,6 +120,7 @@ def _spread(call: Call, value: Any) -> Any:
     ATEN.mish.default, ATEN.selu.default, ATEN.relu6.default, ATEN.hardtanh.default, ATEN.hardsigmoid.default,
     ATEN.hardswish.default, ATEN.softplus.default, ATEN.log_sigmoid.default, ATEN.alias.default, ATEN.clone.default,
     ATEN.detach.default, ATEN.contiguous.default, ATEN.to.dtype, ATEN._to_copy.default,
+    ATEN.full_like.default, ATEN.zeros_like.default, ATEN.ones_like.default,
 )  # fmt: skip
 def _(call: Call) -> Rule:
     return per_voxel(call)

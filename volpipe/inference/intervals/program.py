@@ -98,8 +98,9 @@ class Program:
 
     @cached_property
     def weight_bytes(self) -> int:
-        """Of all tensors that the operations hold."""
-        return sum({id(each): each.nbytes for step in self.steps for each in step.call.tensors}.values())
+        """Of all tensors that the operations hold; a view of a few values, spread over the volume, takes none."""
+        tensors = (each for step in self.steps for each in step.call.tensors)
+        return sum({id(each): min(each.nbytes, each.untyped_storage().nbytes()) for each in tensors}.values())
 
     def given(self, moments: Sequence[Moments]) -> Program:
         """The same program with the statistics of its first reductions; see `survey.py`."""
