@@ -127,6 +127,16 @@ def test_torchscript_costs_the_same(model, two_layers, scripted, precision, shap
     assert found.weight_bytes == known.weight_bytes
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_torchscript_in_half_precision_costs_the_same_where_it_is_slow(
+    model, two_layers, scripted, device, monkeypatch
+):
+    monkeypatch.setattr(kernels, "has_fast", lambda dtype: dtype == torch.float32)
+    networks = (two_layers(), scripted)
+    known, found = (forward_price(model(network), (64, 64), 1, BF16, device).peak_bytes for network in networks)
+    assert found == pytest.approx(known, rel=1e-6)
+
+
 @pytest.mark.parametrize(
     "made", [torch.jit.script, lambda network: torch.jit.trace(network, torch.rand(1, 2, 8, 8, 8))]
 )

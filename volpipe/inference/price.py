@@ -45,9 +45,10 @@ class Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
     tensors do so themselves (torch.cat), a plain stack of convolutions does not.
     """
 
-    def __init__(self, device: str = "cpu") -> None:
+    def __init__(self, device: str = "cpu", computes: torch.dtype | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._on_cpu = device == "cpu"
+        self._computes = computes
         self.flops = 0
         self.alive = 0
         self.peak = 0
@@ -83,7 +84,7 @@ class Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
         out = func(*args, **kwargs)
         if formula := flop_registry.get(func.overloadpacket):
             self.flops += formula(*args, **kwargs, out_val=out)
-        if self._on_cpu and func.overloadpacket in _CONVOLUTIONS and _unrolls(args[0], args[1]):
+        if func.overloadpacket in _CONVOLUTIONS and self._unrolls(args[0], args[1]):
             image = args[0] if args[6] else out  # transposed: from the outputs' windows back to the image
             self.scratch(_columns_bytes(image, args[1]))
         for leaf in tree_iter(out):
@@ -91,13 +92,15 @@ class Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.count(leaf)
         return out
 
-
-def _unrolls(x: Tensor, weight: Tensor) -> bool:
-    """True where torch 2.13 takes no oneDNN kernel on a CPU: float64, small 3D images in fp32, and half precision where
-    the CPU has no instructions for it."""
-    if x.dtype == torch.float32:
-        return x.ndim == 5 and kernels.unrolls(x, weight)
-    return not kernels.has_fast(x.dtype)
+    def _unrolls(self, x: Tensor, weight: Tensor) -> bool:
+        """True where torch 2.13 takes no oneDNN kernel on a CPU: float64, small 3D images in fp32, and half precision
+        where the CPU has no instructions for it."""
+        if not self._on_cpu:
+            return False
+        dtype = self._computes or x.dtype
+        if dtype == torch.float32:
+            return x.ndim == 5 and kernels.unrolls(x, weight)
+        return not kernels.has_fast(dtype)
 
 
 def _columns_bytes(image: Tensor, weight: Tensor) -> int:
@@ -120,7 +123,7 @@ def forward_price(
         network = copy.deepcopy(model.network).to("meta", precision.compute)
         flops, peak = count_pass(network, torch.empty(size, dtype=precision.compute, device="meta"), device)
     except (AssertionError, NotImplementedError, RuntimeError):  # TorchScript, tensors made without device=
-        flops, peak = _count_small(model, size, precision)
+        flops, peak = _count_small(model, size, precision, device)
     peak += cast_bytes(model, shape, batch, precision)
     return ForwardPrice(flops, peak, weight_bytes(model.network, precision))
 
@@ -148,13 +151,13 @@ def weight_bytes(network: torch.nn.Module, precision: Precision) -> int:
     return floats * precision.storage.itemsize
 
 
-def _count_small(model: Model, size: tuple[int, ...], precision: Precision) -> tuple[float, int]:
+def _count_small(model: Model, size: tuple[int, ...], precision: Precision, device: str) -> tuple[float, int]:
     """From a small tile: a large one may not fit into the memory of whoever plans, and costs grow with the voxels."""
     axes = model.footprint.axes if model.footprint is not None else (AxisFootprint(),) * model.ndim
     small = (*size[:2], *(min(n, axis.admissible(SMALL_TILE)) for n, axis in zip(size[2:], axes, strict=True)))
     network, tile = copy.deepcopy(model.network).to(precision.storage), torch.zeros(small, dtype=precision.storage)
     try:
-        flops, peak = count_pass(network, tile)
+        flops, peak = count_pass(network, tile, device, computes=precision.compute)
     except Exception as error:  # a user's network may raise anything
         why = reason(_uncounted(network, tile) or error)
         raise ModelError(f"the network fails on a tile of {small[2:]} voxels ({why}); check --period") from error
@@ -174,11 +177,13 @@ def _uncounted(network: torch.nn.Module, x: Tensor) -> Exception | None:
 
 @torch.no_grad()
 def count_pass(
-    network: Callable[[Tensor], Any], x: Tensor, device: str = "cpu", constants: Iterable[Tensor] = ()
-) -> tuple[float, int]:
+    network: Callable[[Tensor], Any], x: Tensor, device: str = "cpu", constants: Iterable[Tensor] = (),
+    computes: torch.dtype | None = None,
+) -> tuple[float, int]:  # fmt: skip
     """Floating-point operations and peak bytes of network(x), `x` included, as they will be on a device; on meta
-    tensors nothing is computed. `constants` are not counted where the network takes a part of one."""
-    with Count(device) as counted:
+    tensors nothing is computed. `constants` are not counted where the network takes a part of one; `computes` is the
+    type that it will compute in, if not that of its tensors."""
+    with Count(device, computes) as counted:
         for each in constants:
             counted.ignore(each)
         counted.count(x)
