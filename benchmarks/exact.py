@@ -33,7 +33,7 @@ from volpipe.inference.predictor import Predictor
 from volpipe.models import load_model, resolve_model
 
 MODES = ("exact", "overlap")
-BLOCKS = (2, 2, 2)  # interior ones, of a volume with one more block on each side
+BLOCKS = (3, 3, 3)  # interior ones, of a volume with one more block on each side
 SMALL = 16  # own voxels of the tile that start-up is measured on
 TIMES = 5  # that a tile is computed; the median counts
 
