@@ -177,7 +177,7 @@ class Setup(Fit):
             | {
                 "stitching": self.mode.name,
                 "normalisation": asdict(self.normalisation),
-                "norm": self.job.norm if self.norm_statistics is None else self.norm_statistics.sha256,
+                "norm": self._norm() if self.norm_statistics is None else self.norm_statistics.sha256,
             },
             "geometry": {
                 "bbox": str(self.grid.region),
@@ -187,6 +187,10 @@ class Setup(Fit):
                 "levels": [list(factors) for factors in self.factors],
             },
         }
+
+    def _norm(self) -> str:
+        """What `--norm` asks for, where its statistics are not known."""
+        return f"{self.job.norm}, planes {self.norm.planes}" if self.norm.planes == "volume" else self.job.norm
 
     def made_of(self) -> dict[str, Any]:
         """See `Fit`: of the volume by its content."""

@@ -269,6 +269,7 @@ class AuditJob(Fields):
         known = {name: value for name, value in given.items() if value is not None}
         if parse_norm(made["job"]["norm"]).over_volume:
             known["norm"] = f"frozen:{self.norm_file or f'{folder_of(self.volume)}/{NORM}'}"
+            known["norm_planes"] = "each"  # the file says whose they are
         job = ApplyJob(**made["job"] | known | {"trust_code": self.trust_code})  # not on what a product says
         try:
             setup = Setup(job, made_of=made["input"])
