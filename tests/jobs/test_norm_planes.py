@@ -96,11 +96,14 @@ def test_blocks_and_files_of_planes_change_nothing(made, noise, source, unet, on
 
 
 def test_a_part_of_the_volume_has_the_statistics_of_whole_planes(made, noise, source, unet, on_planes, error):
-    """By the other engine."""
+    """And no other planes are measured. By the other engine."""
     settings = SERIAL.model_copy(update={"engine": "map-overlap"})
-    attributes, voxels, _ = made(source, unet, bbox="1:4,2:17,0:22", settings=settings)
-    assert error(voxels, on_planes(unet, noise(SHAPE))[:, 1:4, 2:17]) < EXACT
+    attributes, voxels, place = made(source, unet, bbox="2:4,2:17,0:22", settings=settings)
+    assert error(voxels, on_planes(unet, noise(SHAPE))[:, 2:4, 2:17]) < EXACT
     assert attributes["exact"] is True
+    assert Path(f"{place}.norm/planes/z/0000/00000002").stat().st_size == 2 * (8 + 16)  # two planes of one channel
+    with pytest.raises(ConfigError, match=r"is of planes 2:4 of 5 across z, needed are 0:5 of 5; give that of this"):
+        made(source, unet, f"frozen:{place}.norm/norm.json")
 
 
 @pytest.mark.parametrize("fault", ["of another plane", "one block less"])
@@ -178,9 +181,7 @@ def test_statistics_of_planes_are_of_their_volume(made, volume, noise, source, u
     attributes, _, _ = made(volume(noise((5, 12, 16), seed=1), name="other.ome.zarr"), unet, file)
     assert "norm frozen: statistics of something else (another shape, volume)" in attributes["exact_reason"]
     thicker = volume(noise((6, 12, 16)), name="thicker.ome.zarr")
-    with pytest.raises(
-        ConfigError, match=r"is of each of 5 planes across z, the volume has 6; give that of this volume"
-    ):
+    with pytest.raises(ConfigError, match=r"is of planes 0:5 of 5 across z, needed are 0:6 of 6; give that of"):
         made(thicker, unet, file)
     with pytest.raises(ConfigError, match=r"is of other layers \(.*'z'\) for .*'y'\)\); give that of this network"):
         made(source, unet, file, "2d y")

@@ -3,7 +3,8 @@
     OneSet      of the volume, or of all planes across an axis together; it travels with the work, 16 bytes a channel
     PlaneSets   of each plane; files, of which a worker reads those of the planes that it has in hand
 
-    OUT.ome.zarr.norm/planes/z/0003/00000064     across z, layer 3, planes 64 to 127: rows of float64 (`Moments`)
+    OUT.ome.zarr.norm/planes/z/0003/00000064     across z, layer 3, planes 64 to 127: rows of float64 (`Moments`); the
+                                                 first file begins with the first plane that the product needs
 
 Planes weigh 8 + 16 bytes a channel each, layer by layer: 2,000 of them 41 MB for a network of 20 layers of 64 channels,
 168 MB for CycleGAN's ResNet-9, and as much again for each further axis. Work that carried them would bring them to
@@ -12,9 +13,9 @@ every batch of blocks; with their place it is a few hundred bytes more, however 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from volpipe.errors import RunError
 from volpipe.inference.intervals import Moments
@@ -27,6 +28,11 @@ BYTES = 40  # of a group and image in hand: 16 as they are read, 24 as a program
 
 class Statistics(Protocol):
     """Of the network's first norms; picklable."""
+
+    @property
+    def everywhere(self) -> bool:
+        """Known of all of the volume; else of the planes of one product alone."""
+        ...
 
     def of(self, axis: int | None, planes: range) -> tuple[Moments, ...]:
         """Of each plane across an axis, or of the volume (None, and one image)."""
@@ -42,6 +48,7 @@ class OneSet:
     """
 
     sets: Mapping[int | None, tuple[Moments, ...]] = field(default_factory=dict)
+    everywhere: ClassVar[bool] = True
 
     def of(self, axis: int | None, planes: range) -> tuple[Moments, ...]:
         """See `Statistics`."""
@@ -55,10 +62,13 @@ class PlaneSets:
     Attributes:
         folder: that holds the files.
         groups: by axis, of each layer that is known.
+        planes: by axis, those that are.
     """
 
     folder: str
     groups: Mapping[int, tuple[int, ...]]
+    planes: Mapping[int, range]
+    everywhere: ClassVar[bool] = False
 
     def of(self, axis: int | None, planes: range) -> tuple[Moments, ...]:
         """See `Statistics`.
@@ -70,26 +80,20 @@ class PlaneSets:
         layers = enumerate(self.groups.get(axis, ()))
         return tuple(self._read(axis, layer, groups, planes) for layer, groups in layers)
 
-    def put(self, axis: int, layer: int, moments: Moments) -> None:
-        """Store those of all planes across an axis."""
-        folder = open_folder(self.folder)
-        for first in range(0, len(moments), PLANES):
-            folder.put(_key(axis, layer, first), moments.part(slice(first, first + PLANES)).as_bytes())
-
-    def copy(self, to: str, shape: Sequence[int]) -> PlaneSets:
-        """The same in another folder, of a volume of this shape."""
+    def copy(self, to: str) -> None:
+        """Bring the files into another folder."""
         source, target = open_folder(self.folder), open_folder(to)
-        for key in self._keys(shape):
+        for key in self._keys():
             target.put(key, source.get(key) or b"")  # whoever reads an empty one says so
-        return PlaneSets(to, self.groups)
 
-    def _keys(self, shape: Sequence[int]) -> Iterator[str]:
+    def _keys(self) -> Iterator[str]:
         for axis, groups in self.groups.items():
             for layer in range(len(groups)):
-                yield from (_key(axis, layer, first) for first in range(0, shape[axis], PLANES))
+                yield from (_key(axis, layer, first) for first in self.planes[axis][::PLANES])
 
     def _read(self, axis: int, layer: int, groups: int, planes: range) -> Moments:
-        first = planes.start // PLANES * PLANES
+        begin = self.planes[axis].start
+        first = begin + (planes.start - begin) // PLANES * PLANES
         parts = [self._part(axis, layer, groups, number) for number in range(first, planes.stop, PLANES)]
         found = Moments.stacked(parts).part(slice(planes.start - first, planes.stop - first))
         if len(found) < len(planes):
@@ -102,6 +106,13 @@ class PlaneSets:
             return Moments.from_bytes(open_folder(self.folder).get(key) or b"", groups)
         except ValueError:
             raise _torn(self.folder, key) from None
+
+
+def put_planes(place: str, axis: int, layer: int, first: int, moments: Moments) -> None:
+    """Store those of neighbouring planes across an axis, which begin with the plane `first`."""
+    folder = open_folder(place)
+    for n in range(0, len(moments), PLANES):
+        folder.put(_key(axis, layer, first + n), moments.part(slice(n, n + PLANES)).as_bytes())
 
 
 def _key(axis: int, layer: int, first: int) -> str:

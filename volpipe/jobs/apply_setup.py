@@ -53,7 +53,7 @@ class Setup(Fit):
         )
         self._check_voxel_size()
         self.mask = self._mask()
-        self.grid = BlockGrid(self._region(), self._block())
+        self.grid = BlockGrid(self.region(), self._block())
         self.layout = self._layout()
         self.factors = self._factors()
 
@@ -102,8 +102,13 @@ class Setup(Fit):
         """Of the input: as given, or as it states; None leaves the product without a unit."""
         return self.job.voxel_size_um or self.source.voxel_size_um
 
-    def _region(self) -> Box:
-        whole = self.mode.region(self.source.shape, self.footprint)
+    def region(self) -> Box:
+        """See `Fit`: of that the part that `--bbox` asks for.
+
+        Raises:
+            GeometryError: it reaches outside.
+        """
+        whole = super().region()
         if self.job.bbox is None:
             return whole
         box = self._outputs_of(Box.parse(self.job.bbox))
@@ -125,7 +130,7 @@ class Setup(Fit):
         return Box(tuple(map(int, start)), tuple(map(int, stop)))
 
     def _block(self) -> tuple[int, ...]:
-        block = self.job.block or tiling.default_block(self._region().shape)
+        block = self.job.block or tiling.default_block(self.region().shape)
         tiling.chunk_of(block)
         return block
 

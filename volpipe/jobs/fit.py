@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from volpipe.errors import ConfigError, GeometryError, ModelError
-from volpipe.geometry import Footprint
+from volpipe.geometry import Box, Footprint
 from volpipe.inference.block import BlockInference, seen_shape, without
 from volpipe.inference.intervals import Program, footprint_of
 from volpipe.inference.intervals.rule import CannotCapture
@@ -222,8 +222,23 @@ class Fit:
         if self.norm.kind != "frozen":
             return None
         found = read_norm(self.norm.file)
-        found.check(self.norm.file, self.ref.sha256, self.norm_layers(), self.shape)
+        needed = {axis: self._planes_made(axis) for axis in self.assembly.axes if axis is not None}
+        found.check(self.norm.file, self.ref.sha256, self.norm_layers(), self.shape, needed)
         return found
+
+    def region(self) -> Box:
+        """Of the product: all that the network has outputs for."""
+        return self.mode.region(self.shape, self.footprint)
+
+    def planes(self, axis: int | None) -> range:
+        """Those across an axis that passes measure: each that is made, or all of the volume for one set."""
+        if axis is None:
+            return range(1)
+        return self._planes_made(axis) if self.norm.of_each_plane else range(self.shape[axis])
+
+    def _planes_made(self, axis: int) -> range:
+        region = self.region()
+        return range(region.start[axis], region.stop[axis])
 
     def norm_layers(self) -> list[Layer]:
         """Those that see the whole volume, or whole planes; of planes across one axis after the other."""

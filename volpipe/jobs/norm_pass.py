@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from volpipe.errors import RunError
 from volpipe.inference.intervals import Moments, passes
-from volpipe.inference.statistics import PlaneSets
+from volpipe.inference.statistics import put_planes
 from volpipe.jobs.norm_price import priced_pass
 from volpipe.jobs.norm_statistics import Found, Layer, NormStatistics, hash_of, layers_of, sets_of
 from volpipe.jobs.norm_work import NAME, NormWork, merged, together
@@ -107,8 +107,9 @@ class NormPass:
         """One set is written with what was found, sets of planes into files."""
         if self.axis is None or not self.setup.norm.of_each_plane:
             return Found(layer, moments.sha256, moments)
-        PlaneSets(folder_of(self.setup.job.output), {}).put(self.axis, number, moments)
-        return Found(layer, moments.sha256)
+        planes = self.setup.planes(self.axis)
+        put_planes(folder_of(self.setup.job.output), self.axis, number, planes.start, moments)
+        return Found(layer, moments.sha256, planes=planes)
 
     def _title(self) -> str:
         layers, across = self._layers, "" if self.axis is None else f" by planes across {AXES[self.axis]}"
@@ -176,7 +177,7 @@ def _key(setup: Setup, of: NormPass, known: Sequence[Found]) -> dict[str, Any]:
         "weights": setup.ref.sha256,
         "of": setup.made_of(),
         "norm": setup.norm.kind,
-        "planes": setup.norm.planes,
+        "planes": [setup.norm.planes, str(setup.planes(of.axis))],
         "across": of.axis,
         "layers": [of.before, of.before + of.counts[of.number]],
         "known": hash_of(known),

@@ -83,11 +83,10 @@ class _Measured:
 
 
 def _whole(setup: Setup, measured: _Measured) -> Box:
-    """What blocks are cut of: the tensor that is measured last, in all planes."""
+    """What blocks are cut of: the tensor that is measured last, in all planes that must be."""
     program, axis = measured.program, measured.axis
     last = program.reductions[measured.before + measured.count - 1].inputs[0]
-    planes = range(1) if axis is None else range(setup.shape[axis])
-    return Box.from_shape(program.sizes[last]).across(axis, planes)
+    return Box.from_shape(program.sizes[last]).across(axis, setup.planes(axis))
 
 
 def _halved(block: tuple[int, ...], across: int | None) -> Iterator[tuple[int, ...]]:

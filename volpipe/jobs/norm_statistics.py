@@ -38,26 +38,31 @@ class Found:
     Attributes:
         sha256: of the numbers.
         moments: of one image; None where each plane has its own, in files.
+        planes: which these are.
     """
 
     layer: Layer
     sha256: str
     moments: Moments | None = None
+    planes: range = range(0)
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Found:
         """What `as_json` wrote."""
         operation, module, across = stored["operation"], stored["module"], stored.get("across", "")
         if "sha256" in stored:
-            return cls((operation, module, int(stored["groups"]), across), stored["sha256"])
+            layer = operation, module, int(stored["groups"]), across
+            return cls(layer, stored["sha256"], planes=range(*map(int, stored["planes"])))
         moments = Moments.from_json(stored)
         return cls((operation, module, moments.groups, across), moments.sha256, moments)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values by field."""
         operation, module, groups, across = self.layer
-        numbers = {"groups": groups, "sha256": self.sha256} if self.moments is None else self.moments.as_json()
-        return {"operation": operation, "module": module} | ({"across": across} if across else {}) | numbers
+        layer = {"operation": operation, "module": module} | ({"across": across} if across else {})
+        if self.moments is not None:
+            return layer | self.moments.as_json()
+        return layer | {"groups": groups, "planes": [self.planes.start, self.planes.stop], "sha256": self.sha256}
 
 
 @dataclass(frozen=True)
@@ -104,11 +109,17 @@ class NormStatistics:
         other = f"norm frozen: statistics of something else (another {', '.join(names)})" if changed else ""
         return inexact(self.made, self.planes) or other
 
-    def check(self, place: str, weights: str, layers: Sequence[Layer], shape: Sequence[int]) -> None:
-        """Refuse another network, and planes that a volume of this shape does not have.
+    def check(
+        self, place: str, weights: str, layers: Sequence[Layer], shape: Sequence[int], needed: Mapping[int, range]
+    ) -> None:
+        """Refuse another network, and planes of another volume.
+
+        Args:
+            shape: of the volume.
+            needed: planes, by axis.
 
         Raises:
-            ConfigError: weights, layers or the number of planes differ.
+            ConfigError: weights, layers or the number of planes differ, or planes are missing.
         """
         own = tuple(each.layer for each in self.found)
         if own != tuple(layers):
@@ -117,19 +128,20 @@ class NormStatistics:
         if self.weights != weights:
             raise ConfigError(f"norm frozen:{place}: is of other weights ({self.weights[:12]}, the model has "
                               f"{weights[:12]}); give that of this network")  # fmt: skip
-        for across in sorted({each.layer[3] for each in self.found}) if self.planes == "each" else ():
-            had, has = self.of["shape"][AXES.index(across)], shape[AXES.index(across)]
-            if had != has:
+        sets = self.sets
+        for axis, has in sets.planes.items() if isinstance(sets, PlaneSets) else ():
+            those, asked = f"{has.start}:{has.stop} of {self.of['shape'][axis]}", needed[axis]
+            if self.of["shape"][axis] != shape[axis] or asked.start < has.start or asked.stop > has.stop:
                 raise ConfigError(
-                    f"norm frozen:{place}: is of each of {had} planes across {across}, the volume has {has}; give that "
-                    "of this volume, or one of --norm-planes volume"
+                    f"norm frozen:{place}: is of planes {those} across {AXES[axis]}, needed are {asked.start}:"
+                    f"{asked.stop} of {shape[axis]}; give that of this volume, or one of --norm-planes volume"
                 )
 
     def store(self, place: str) -> None:
         """Write them into a folder: the file, and planes that lie elsewhere."""
         sets = self.sets
         if isinstance(sets, PlaneSets) and sets.folder != absolute(place):
-            sets.copy(absolute(place), self.of["shape"])
+            sets.copy(absolute(place))
         stored = {"volpipe": FORMAT, "made": self.made, "weights": self.weights, "of": self.of,
                   "layers": [each.as_json() for each in self.found]}  # fmt: skip
         open_folder(place).put(NAME, json.dumps(stored, indent=1, default=str).encode())
@@ -173,6 +185,7 @@ def layers_of(program: Program, axis: int | None) -> list[Layer]:
 def sets_of(found: Sequence[Found], folder: str) -> OneSet | PlaneSets:
     """As blocks are told; `folder` holds those of planes."""
     each, one = dict[int, tuple[int, ...]](), dict[int | None, tuple[Moments, ...]]()
+    planes = {AXES.index(of.layer[3]): of.planes for of in found if of.moments is None}
     for of in found:
         *_, groups, across = of.layer
         axis = AXES.index(across) if across else None
@@ -180,7 +193,7 @@ def sets_of(found: Sequence[Found], folder: str) -> OneSet | PlaneSets:
             one[axis] = (*one.get(axis, ()), of.moments)
         elif axis is not None:
             each[axis] = (*each.get(axis, ()), groups)
-    return PlaneSets(folder, each) if each else OneSet(one)
+    return PlaneSets(folder, each, planes) if each else OneSet(one)
 
 
 def hash_of(found: Sequence[Found]) -> str:
