@@ -245,6 +245,15 @@ def test_pooled_is_near_and_declared(made, noise, source, unet, on_planes, plane
     assert attributes["exact_reason"].startswith("norm pooled: statistics of the volume, of tiles that were normalised")
 
 
+def test_statistics_that_others_were_written_over_are_found_anew(made, noise, source, unet, on_planes, error, tmp_path):
+    """A pass that is done rests on files: those of a layer have one place."""
+    for norm in ("exact", "pooled", "exact"):
+        _, voxels, _ = made(source, unet, norm, output=str(tmp_path / "out"))
+        assert (error(voxels, on_planes(unet, noise(SHAPE))) < EXACT) is (norm == "exact")
+        for gone in ("out", "out.ledger"):
+            shutil.rmtree(tmp_path / gone)
+
+
 # ---------------------------------------------------------------------- the plan
 
 

@@ -6,9 +6,9 @@
     OUT.ome.zarr.norm/planes/z/0003/00000064     across z, layer 3, planes 64 to 127: rows of float64 (`Moments`); the
                                                  first file begins with the first plane that the product needs
 
-Planes weigh 8 + 16 bytes a channel each, layer by layer: 2,000 of them 41 MB for a network of 20 layers of 64 channels,
-168 MB for CycleGAN's ResNet-9, and as much again for each further axis. Work that carried them would bring them to
-every batch of blocks; with their place it is a few hundred bytes more, however many they are.
+A plane weighs 16 bytes a channel of every layer: 2,000 planes 41 MB where 20 layers have 64 channels, 168 MB for
+CycleGAN's ResNet-9, and as much again for each further axis. Work that carried them would bring them to every batch of
+blocks; with their place it is 300 bytes more, however many they are.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from volpipe.errors import RunError
 from volpipe.inference.intervals import Moments, passes
 from volpipe.inference.statistics import put_planes
 from volpipe.jobs.norm_price import priced_pass
+from volpipe.jobs.norm_statistics import NAME as NORM
 from volpipe.jobs.norm_statistics import Found, Layer, NormStatistics, hash_of, layers_of, sets_of
 from volpipe.jobs.norm_work import NAME, NormWork, merged, together
 from volpipe.plan import Budget, Plan, Task
@@ -93,6 +94,15 @@ class NormPass:
             raise RunError(f"{self.product}: passes before it are not done; give the command that makes the product")
         if fresh:
             open_folder(self.product).put(FOUND, json.dumps({"state": RUNNING}).encode())
+            self._forget()
+
+    def _forget(self) -> None:
+        """What rests on this pass, and what later ones found: files of planes are written over by another run's."""
+        open_folder(folder_of(self.setup.job.output)).delete(NORM)
+        later = replace(self, number=self.number + 1)
+        while open_folder(later.product).get(FOUND) is not None:
+            open_folder(later.product).delete(FOUND)
+            later = replace(later, number=later.number + 1)
 
     def finish(self, plan: Plan, value: Any) -> str:
         """Write down what was found; what says so comes last."""

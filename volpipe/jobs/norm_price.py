@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from volpipe.geometry import BlockGrid, Box
-from volpipe.inference.intervals import Program, Survey
+from volpipe.inference.intervals import Survey
 from volpipe.inference.precision import Precision
 from volpipe.inference.price import cast_bytes, weight_bytes
 from volpipe.inference.statistics import BYTES
@@ -57,36 +57,16 @@ def priced_pass(
             needs = f"{plain.size(price.device_bytes)} of GPU memory, there is {plain.size(budget.device_bytes or 0)}"
         return f"norm {setup.norm.kind}: a pass over blocks of {block} needs {needs}; give workers more, or fewer slots"
 
-    whole = _whole(setup, _Measured(setup.program(axis), axis, before, count))
-    first = setup.job.block or tiling.default_block(whole.shape)
+    first = setup.job.block or tiling.default_block(_whole(setup, axis, before + count - 1).shape)
     candidates = iter([block]) if block else _halved(first, axis)
     return prices[tiling.largest_that_fits(candidates, fits, refusal)]
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """Reductions of a program that a pass across an axis measures."""
-
-    program: Program
-    axis: int | None
-    before: int
-    count: int
-
-    def survey(self, images: int) -> Survey:
-        """Of so many planes together; what it knows is held."""
-        return Survey(self.program.held(images, self.before), self.count)
-
-    @property
-    def groups(self) -> int:
-        """Of what is known and what is measured."""
-        return sum(self.program.groups[: self.before + self.count])
-
-
-def _whole(setup: Setup, measured: _Measured) -> Box:
+def _whole(setup: Setup, axis: int | None, last: int) -> Box:
     """What blocks are cut of: the tensor that is measured last, in all planes that must be."""
-    program, axis = measured.program, measured.axis
-    last = program.reductions[measured.before + measured.count - 1].inputs[0]
-    return Box.from_shape(program.sizes[last]).across(axis, setup.planes(axis))
+    program = setup.program(axis)
+    size = program.sizes[program.reductions[last].inputs[0]]
+    return Box.from_shape(size).across(axis, setup.planes(axis))
 
 
 def _halved(block: tuple[int, ...], across: int | None) -> Iterator[tuple[int, ...]]:
@@ -94,8 +74,7 @@ def _halved(block: tuple[int, ...], across: int | None) -> Iterator[tuple[int, .
     longest."""
     yield block
     while max(block) > SMALLEST:
-        thick = across is not None and block[across] > SMALLEST
-        axis = across if thick and across is not None else max(range(len(block)), key=lambda a: block[a])
+        axis = max(range(len(block)), key=lambda a: (a == across and block[a] > SMALLEST, block[a]))
         block = (*block[:axis], max(SMALLEST, -(-block[axis] // 2)), *block[axis + 1 :])
         yield block
 
@@ -105,16 +84,16 @@ def _priced(
     setup: Setup, axis: int | None, before: int, count: int, budget: Budget, block: tuple[int, ...]
 ) -> PricedPass:
     """By its middle block, which no face of the volume cuts where there are three along an axis."""
-    measured, precision = _Measured(setup.program(axis), axis, before, count), Precision(setup.job.precision)
-    grid = BlockGrid(_whole(setup, measured), block)
-    middle = grid.block([(count - 1) // 2 for count in grid.counts]).core
+    program, precision = setup.program(axis), Precision(setup.job.precision)
+    grid = BlockGrid(_whole(setup, axis, before + count - 1), block)
+    middle = grid.block([(blocks - 1) // 2 for blocks in grid.counts]).core
     images = 1 if axis is None else middle.shape[axis]
-    plan = measured.survey(images).plan(middle.without(axis))
+    plan = Survey(program.held(images, before), count).plan(middle.without(axis))
     cost, read = plan.cost(images, budget.device), plan.read
     needs = memory.BlockMemory(
         read=images * read.size * setup.input_voxel_bytes, product=0,
         forward=cost.peak_bytes + cast_bytes(setup.model, read.shape, images, precision)
-        + images * measured.groups * BYTES,
+        + images * sum(program.groups[: before + count]) * BYTES,
     )  # fmt: skip
     weights, share = weight_bytes(setup.model.network, precision), grid.region.size / middle.size
     return PricedPass(
