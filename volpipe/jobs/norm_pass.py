@@ -94,18 +94,11 @@ class NormPass:
             raise RunError(f"{self.product}: passes before it are not done; give the command that makes the product")
         if fresh:
             open_folder(self.product).put(FOUND, json.dumps({"state": RUNNING}).encode())
-            self._forget()
-
-    def _forget(self) -> None:
-        """What rests on this pass, and what later ones found: files of planes are written over by another run's."""
-        open_folder(folder_of(self.setup.job.output)).delete(NORM)
-        later = replace(self, number=self.number + 1)
-        while open_folder(later.product).get(FOUND) is not None:
-            open_folder(later.product).delete(FOUND)
-            later = replace(later, number=later.number + 1)
+            open_folder(folder_of(self.setup.job.output)).delete(NORM)  # of files that are now written over
 
     def finish(self, plan: Plan, value: Any) -> str:
-        """Write down what was found; what says so comes last."""
+        """Write down what was found; what says so comes last. Done for a pass that an earlier run did too, from its
+        receipts: passes of another kind may have written over its files since."""
         key = {name: content for name, content in plan.key.items() if name != "geometry"}
         moments = enumerate(together(value), start=self.before)
         found = [self._stored(layer, number, each) for layer, (number, each) in zip(self._layers, moments, strict=True)]
