@@ -166,6 +166,21 @@ def test_a_block_with_statistics_of_passes_is_that_block_of_the_whole(case, bloc
     assert not given.reductions
 
 
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "strided"])
+def test_images_with_statistics_of_their_own_go_together(name):
+    """Planes of a volume; and in parts, as on a GPU that has no memory for all."""
+    network, shape = network_of(name)
+    planes = torch.randn(3, 1, *shape, dtype=torch.float64) + torch.arange(3).view(3, 1, 1, 1)
+    program, whole = capture(network, shape), torch.cat([network(plane[None]) for plane in planes])
+    known = measured(program, planes, passes(program), (20, 44))
+    plan = program.given(known).plan(Box((3, 4), (20, 31)))
+    assert largest([plan], planes, whole) < EXACT
+    apart = plan.of_images(slice(1, 3))(planes[(slice(1, 3), ..., *plan.read.slices)])
+    assert float((apart - whole[(slice(1, 3), ..., *plan.block.slices)]).abs().max() / whole.std()) < EXACT
+    swapped = program.given([each.part(slice(None, None, -1)) for each in known]).plan(plan.block)
+    assert largest([swapped], planes, whole) > 1e-3  # the law was seen to fail
+
+
 def test_pooled_statistics_are_exact_where_one_block_is_the_volume(case):
     _, volume, whole, program = case
     known = measured(program, volume, [len(program.reductions)], volume.shape[2:])
@@ -176,7 +191,7 @@ def test_a_wrong_statistic_shows(case):
     """What was never seen to fail tests nothing."""
     _, volume, whole, program = case
     first, *others = measured(program, volume, passes(program), (64,) * (volume.ndim - 2))
-    wrong = Moments(first.count, tuple(mean + 1e-3 for mean in first.mean), first.m2)
+    wrong = Moments.of(int(first.count[0, 0]), first.mean[0] + 1e-3, first.m2[0])
     made = program.given([wrong, *others]).plan(Box.from_shape(program.shape))
     assert largest([made], volume, whole) > 1e-9
 
@@ -258,8 +273,8 @@ def test_moments_are_those_of_numpy_in_float64(groups, dtype, monkeypatch):
     values = image.double().numpy().reshape(groups, -1)
     found = Moments.of_tensor(moments(image, groups))
     assert found.count == values.shape[1]
-    np.testing.assert_allclose(found.mean, values.mean(1), rtol=1e-15)
-    np.testing.assert_allclose(np.divide(found.m2, found.count), values.var(1), rtol=1e-12)
+    np.testing.assert_allclose(found.mean[0], values.mean(1), rtol=1e-15)
+    np.testing.assert_allclose((found.m2 / found.count)[0], values.var(1), rtol=1e-12)
 
 
 def test_moments_of_parts_are_those_of_the_whole():
@@ -269,10 +284,19 @@ def test_moments_of_parts_are_those_of_the_whole():
     assert merged.count == whole.count
     np.testing.assert_allclose(merged.mean, whole.mean, rtol=1e-15)
     np.testing.assert_allclose(merged.m2, whole.m2, rtol=1e-13)
-    assert Moments.from_json(merged.as_json()) == merged
+    for again in (Moments.from_json(merged.as_json()), Moments.from_bytes(merged.as_bytes(), 3)):
+        np.testing.assert_array_equal(again.rows, merged.rows)
 
 
 def test_every_image_has_moments_of_its_own():
     images = torch.randn(3, 2, 5, 6)
     together, apart = moments(images, 2), [moments(image[None], 2) for image in images]
     torch.testing.assert_close(together, torch.cat(apart))
+    np.testing.assert_array_equal(Moments.of_tensor(together).tensor(2, "cpu"), together)
+
+
+def test_moments_of_images_as_one_are_those_of_one_image():
+    images = torch.randn(4, 2, 5, 6, dtype=torch.float64) + 10
+    joined = Moments.of_tensor(moments(images, 2)).joined()
+    one = Moments.of_tensor(moments(images.transpose(0, 1).reshape(1, 2, 20, 6), 2))
+    np.testing.assert_allclose(joined.rows, one.rows, rtol=1e-13)

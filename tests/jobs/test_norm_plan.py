@@ -71,8 +71,6 @@ def test_a_pass_keeps_to_the_memory_of_a_worker(source, small, tmp_path):
         ({"stitching": "overlap"}, "norm exact: runs a network by intervals; leave --stitching overlap out"),
         ({"stitching": "tile", "norm": "pooled"}, "norm pooled: .* leave --stitching tile out"),
         ({"blend": "hann"}, "norm exact: .* leave --stitching overlap and --blend out"),
-        ({"assembly": "2d"}, "norm exact: is for --assembly 3d; under 2d each plane has .* give --norm per-tile"),
-        ({"assembly": "orthoslice"}, "under orthoslice each plane has statistics of its own"),
         ({"batch": 2}, "norm exact: runs every tile alone; leave --batch 2 out"),
     ],
 )

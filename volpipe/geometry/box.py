@@ -96,6 +96,19 @@ class Box:
             tuple(max(b, d) for b, d in zip(self.stop, other.stop, strict=True)),
         )
 
+    def without(self, axis: int | None) -> Box:
+        """What of it lies in a plane across an axis; itself for None."""
+        if axis is None:
+            return self
+        return Box((*self.start[:axis], *self.start[axis + 1 :]), (*self.stop[:axis], *self.stop[axis + 1 :]))
+
+    def across(self, axis: int | None, planes: range) -> Box:
+        """The same part of neighbouring planes across an axis, one that the box lacks; itself for None."""
+        if axis is None:
+            return self
+        start = (*self.start[:axis], planes.start, *self.start[axis:])
+        return Box(start, (*self.stop[:axis], planes.stop, *self.stop[axis:]))
+
     def contains(self, other: Box) -> bool:
         """True if every voxel of `other` lies in this box."""
         return other.is_empty or self.intersect(other) == other

@@ -6,7 +6,7 @@ voxels of the volume --tiles, predictor, assembly, encoding--> core of the block
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,11 @@ from volpipe.geometry import Box, Footprint
 from volpipe.inference.heap import SHARE, heap_of
 from volpipe.inference.intervals import Moments, Program, Survey
 from volpipe.inference.predictor import Predictor, device_lease, predictor
+from volpipe.inference.statistics import OneSet, Statistics
 from volpipe.models.model import ModelRef
 from volpipe.models.normalisation import Normalisation
 from volpipe.stitching import Assembly, Encoding, Mode, Tile, TileNetwork, cropped, read_box, stitch
+from volpipe.stitching.assembly import planes_of
 from volpipe.stitching.encoding import is_finite
 from volpipe.stitching.outside import cut
 
@@ -36,7 +38,7 @@ class BlockInference:
         threads: that one forward pass may use.
         promised_bytes: of a worker process, or of its GPU where it computes there.
         nan: what replaces NaN and infinity in the input; None refuses them.
-        statistics: over the volume, of the network's first norms; of all of them where its blocks are made.
+        statistics: over the volume or its planes, of the network's first norms; of all where its blocks are made.
     """
 
     volume: tuple[int, ...]
@@ -54,7 +56,7 @@ class BlockInference:
     threads: int
     promised_bytes: int
     nan: float | None
-    statistics: tuple[Moments, ...] = ()
+    statistics: Statistics = field(default_factory=OneSet)
 
     @property
     def channels(self) -> int:
@@ -124,27 +126,30 @@ class BlockInference:
 
         return checked
 
-    def survey(self, count: int) -> Survey:
-        """The pass that measures the next `count` norms; of 3D networks."""
-        return Survey(self.program(None), count)
-
-    def moments(self, survey: Survey, block: Box, read: Callable[[Tile], tuple[NDArray[Any], Box]]) -> list[Moments]:
-        """What a pass measures on one of its blocks.
+    def moments(
+        self, block: Box, axis: int | None, count: int, read: Callable[[Tile], tuple[NDArray[Any], Box]]
+    ) -> list[Moments]:
+        """What a pass measures on one of its blocks: the next `count` norms, of each plane on its own.
 
         Args:
+            block: of the tensor that is measured last; along `axis`, which its planes are across, of the volume.
             read: gives the stored voxels (c, z, y, x) that a tile sees, and their box.
         """
-        plan = survey.plan(block)
-        voxels, box = read(Tile(block, plan.read))
+        planes = range(1) if axis is None else range(block.start[axis], block.stop[axis])
+        survey = Survey(self.program(axis, planes), count)
+        plan = survey.plan(block.without(axis))
+        around = plan.read.across(axis, planes)
+        voxels, box = read(Tile(block, around))
         with device_lease(self.device), heap_of(self.device).forward_pass(SHARE * self.promised_bytes):
-            seen = cut(voxels, box, plan.read, self.volume, self.mode.outside)
-            values = self._run.moments(seen[None], plan)
+            seen = cut(voxels, box, around, self.volume, self.mode.outside)[None]
+            values = self._run.moments(seen if axis is None else planes_of(seen, axis)[0], plan)
         self._require_finite(values, plan.read.shape)
         return survey.moments(torch.from_numpy(values))
 
-    def program(self, axis: int | None) -> Program:
-        """The network on the volume, or on a plane across an axis, with the statistics that are known."""
-        return self._run.program(seen_shape(self.volume, self.footprint, axis), self.statistics)
+    def program(self, axis: int | None, planes: range) -> Program:
+        """The network on the volume, or on planes across an axis, with the statistics that are known of each."""
+        program = self._run.program(seen_shape(self.volume, self.footprint, axis))
+        return program.given(self.statistics.of(axis, planes))
 
     @property
     def _run(self) -> Predictor:
@@ -152,7 +157,7 @@ class BlockInference:
 
     def _by_intervals(self, images: NDArray[Any], tile: Tile, axis: int | None) -> NDArray[Any]:
         """The network on the intervals that a tile needs of its layers."""
-        plan = self.program(axis).plan(tile.outputs)
+        plan = self.program(axis, tile.planes).plan(tile.outputs)
         if not tile.read.contains(plan.read):
             raise RunError(f"a tile of {tile.own} needs {plan.read}, and its footprint says {tile.read}; "
                            "give --stitching overlap, and please report it")  # fmt: skip

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from volpipe.errors import RunError
 from volpipe.inference.device import has_gpu
-from volpipe.inference.intervals import Moments, Plan, Program, Trace, trace
+from volpipe.inference.intervals import Plan, Program, Trace, trace
 from volpipe.inference.precision import Precision
 from volpipe.models.model import Model, ModelRef, load_model
 from volpipe.models.normalisation import Normalisation
@@ -48,7 +48,7 @@ class Predictor:
         self.device = device
         self.precision = precision
         self._model = model
-        self._programs = dict[tuple[tuple[int, ...], tuple["Moments", ...]], "Program"]()
+        self._programs = dict[tuple[int, ...], Program]()
         self._format = _memory_format(model.ndim, precision)
         # a copy: the model is shared by whoever loaded it, and `to` would change it in place
         self._network = copy.deepcopy(model.network).to(device=device, dtype=precision.storage)
@@ -87,22 +87,19 @@ class Predictor:
                     f"{self.device}: one tile of {stored.shape[2:]} voxels does not fit into its memory; "
                     "give a smaller --tile or --precision bf16"
                 ) from None
-        half = len(stored) // 2
-        return np.concatenate([self._run(part, plan, dtype) for part in (stored[:half], stored[half:])])
+        parts = (slice(0, len(stored) // 2), slice(len(stored) // 2, None))
+        return np.concatenate([self._run(stored[part], plan and plan.of_images(part), dtype) for part in parts])
 
-    def program(self, shape: tuple[int, ...], statistics: tuple[Moments, ...] = ()) -> Program:
-        """The network on volumes of a shape, captured once, with the statistics of its first reductions.
+    def program(self, shape: tuple[int, ...]) -> Program:
+        """The network on volumes of a shape, captured once.
 
         Raises:
             CannotCapture: it cannot be run by intervals.
         """
         with _MAKING:
-            programs, captured = self._programs, (shape, ())
-            if captured not in programs:
-                programs[captured] = _traced(self._model, shape, self.precision.storage).bind(self._network)
-            if (shape, statistics) not in programs:
-                programs[shape, statistics] = programs[captured].given(statistics)
-        return programs[shape, statistics]
+            if shape not in self._programs:
+                self._programs[shape] = _traced(self._model, shape, self.precision.storage).bind(self._network)
+        return self._programs[shape]
 
     @torch.inference_mode()
     def _forward(self, stored: NDArray[Any], plan: Plan | None, dtype: torch.dtype) -> NDArray[Any]:

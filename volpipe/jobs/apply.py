@@ -85,9 +85,9 @@ class ApplyJob(NetworkOptions):
         from volpipe.volume.folder import open_folder
         from volpipe.volume.product import COMPLETE
 
-        found, folder = self._setup.norm_statistics, open_folder(folder_of(self.output))
-        if found is not None and (fresh or folder.get(NAME) is None):
-            folder.put(NAME, found.encoded())
+        found, place = self._setup.norm_statistics, folder_of(self.output)
+        if found is not None and (fresh or open_folder(place).get(NAME) is None):
+            found.store(place)
         if fresh:
             create_product(self.output, self._setup.layout, self._setup.attributes(plan), replace=replace)
         product = open_product(self.output)
@@ -130,5 +130,6 @@ class ApplyJob(NetworkOptions):
             "mask",
             "pyramid",
             "audit",
+            "norm_planes",
         }
         return self.model_dump(mode="json", exclude=elsewhere)

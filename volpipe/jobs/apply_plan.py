@@ -10,6 +10,7 @@ from volpipe import stitching
 from volpipe.geometry import floor_to
 from volpipe.inference.precision import Precision
 from volpipe.inference.price import ForwardPrice, cast_bytes, forward_price, joined_price, weight_bytes
+from volpipe.inference.statistics import BYTES
 from volpipe.jobs import memory, plain, tiling
 from volpipe.jobs.apply_setup import Setup
 from volpipe.jobs.apply_work import NAME, ApplyWork
@@ -35,7 +36,7 @@ def plan_of(setup: Setup, budget: Budget) -> Plan:
     """
     first = passes_of(setup)
     if setup.norm.by_passes:
-        setup.norm_statistics = statistics_of(setup, first)
+        setup.norm_statistics = statistics_of(setup)
     pricing = Pricing(setup, budget)
     tile = _tile(setup, budget, pricing)
     pricing.forward(pricing.reads(tile).smallest)  # a network that needs more than the thinnest tile says so now
@@ -117,9 +118,11 @@ class Pricing:
         return forward_price(self.setup.model, tile.read.shape, inputs, precision, self.budget.device)
 
     def _by_intervals(self, inputs: int, tile: stitching.Tile, axis: int | None) -> ForwardPrice:
-        cost = self.setup.program(axis).local.plan(tile.outputs).cost(inputs, self.budget.device)
-        at_the_ends = cast_bytes(self.setup.model, tile.read.shape, inputs, Precision(self.setup.job.precision))
-        return replace(cost, peak_bytes=cost.peak_bytes + at_the_ends, weight_bytes=self._weight_bytes)
+        program = self.setup.program(axis)
+        cost = program.held(inputs).plan(tile.outputs).cost(inputs, self.budget.device)
+        beside = cast_bytes(self.setup.model, tile.read.shape, inputs, Precision(self.setup.job.precision))
+        beside += inputs * sum(program.groups) * BYTES
+        return replace(cost, peak_bytes=cost.peak_bytes + beside, weight_bytes=self._weight_bytes)
 
     @property
     def _weight_bytes(self) -> int:
@@ -263,10 +266,22 @@ def _norm(setup: Setup, passes: Sequence[Price]) -> str:
     if setup.norm.kind == "frozen":
         return f"statistics of {setup.norm.file}"
     read, tflop = plain.size(sum(each.bytes_read for each in passes)), sum(each.flops for each in passes) / 1e12
-    text = f"{setup.norm.kind}: {len(passes)} pass(es) over the volume first, {tflop:.3g} TFLOP, {read} read"
+    text = f"{setup.norm.kind}: {len(passes)} pass(es) over the volume first{_across(setup, len(passes))}, "
+    text += f"{tflop:.3g} TFLOP, {read} read"
     if len(passes) > MANY_PASSES and math.prod(setup.source.shape) >= LARGE:
-        text += "; --norm pooled takes two, its blocks included, and is inexact"
+        takes = "two" if len(setup.assembly.axes) == 1 else "four"
+        text += f"; --norm pooled takes {takes}, its blocks included, and is inexact"
     return text
+
+
+def _across(setup: Setup, passes: int) -> str:
+    """Of passes by planes, how many an axis takes, and whose statistics they find."""
+    axes = setup.assembly.across
+    if not axes or not passes:
+        return ""
+    whose = "of each plane" if setup.norm.of_each_plane else "one set for all planes"
+    shared = "" if len(axes) == 1 else f": {passes // len(axes)} across each of {', '.join(axes)}, none is shared"
+    return f" ({whose}{shared})"
 
 
 def _context(setup: Setup) -> tuple[str, str]:

@@ -53,7 +53,7 @@ class Setup(Fit):
         )
         self._check_voxel_size()
         self.mask = self._mask()
-        self.grid = BlockGrid(self._region(), self._block())
+        self.grid = BlockGrid(self.region(), self._block())
         self.layout = self._layout()
         self.factors = self._factors()
 
@@ -102,8 +102,13 @@ class Setup(Fit):
         """Of the input: as given, or as it states; None leaves the product without a unit."""
         return self.job.voxel_size_um or self.source.voxel_size_um
 
-    def _region(self) -> Box:
-        whole = self.mode.region(self.source.shape, self.footprint)
+    def region(self) -> Box:
+        """See `Fit`: of that the part that `--bbox` asks for.
+
+        Raises:
+            GeometryError: it reaches outside.
+        """
+        whole = super().region()
         if self.job.bbox is None:
             return whole
         box = self._outputs_of(Box.parse(self.job.bbox))
@@ -125,7 +130,7 @@ class Setup(Fit):
         return Box(tuple(map(int, start)), tuple(map(int, stop)))
 
     def _block(self) -> tuple[int, ...]:
-        block = self.job.block or tiling.default_block(self._region().shape)
+        block = self.job.block or tiling.default_block(self.region().shape)
         tiling.chunk_of(block)
         return block
 
@@ -177,7 +182,7 @@ class Setup(Fit):
             | {
                 "stitching": self.mode.name,
                 "normalisation": asdict(self.normalisation),
-                "norm": self.job.norm if self.norm_statistics is None else self.norm_statistics.sha256,
+                "norm": self._norm() if self.norm_statistics is None else self.norm_statistics.sha256,
             },
             "geometry": {
                 "bbox": str(self.grid.region),
@@ -187,6 +192,10 @@ class Setup(Fit):
                 "levels": [list(factors) for factors in self.factors],
             },
         }
+
+    def _norm(self) -> str:
+        """What `--norm` asks for, where its statistics are not known."""
+        return f"{self.job.norm}, planes {self.norm.planes}" if self.norm.planes == "volume" else self.job.norm
 
     def made_of(self) -> dict[str, Any]:
         """See `Fit`: of the volume by its content."""

@@ -92,6 +92,8 @@ class AuditWork:
         mode, volume, footprint = inference.mode, inference.volume, inference.footprint
         around = _same_tile_around if mode.inexact else partial(_around, thin=self.whole)
         region = mode.region(volume, footprint)
+        if not inference.statistics.everywhere:
+            region = region.intersect(self.apply.grid.region)
         axes = zip(spot.box.start, spot.box.stop, inference.tile, footprint.output_period, region.stop, strict=True)
         start, stop = zip(*(around(*axis, which) for axis in axes), strict=True)
         around_it = mode.alone(Box(start, stop).intersect(region), volume, footprint)
@@ -269,6 +271,7 @@ class AuditJob(Fields):
         known = {name: value for name, value in given.items() if value is not None}
         if parse_norm(made["job"]["norm"]).over_volume:
             known["norm"] = f"frozen:{self.norm_file or f'{folder_of(self.volume)}/{NORM}'}"
+            known["norm_planes"] = "each"  # the file says whose they are
         job = ApplyJob(**made["job"] | known | {"trust_code": self.trust_code})  # not on what a product says
         try:
             setup = Setup(job, made_of=made["input"])

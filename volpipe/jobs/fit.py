@@ -10,14 +10,15 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from volpipe.errors import ConfigError, GeometryError, ModelError
-from volpipe.geometry import Footprint
+from volpipe.geometry import Box, Footprint
 from volpipe.inference.block import BlockInference, seen_shape, without
 from volpipe.inference.intervals import Program, footprint_of
 from volpipe.inference.intervals.rule import CannotCapture
 from volpipe.inference.predictor import program_to_price
+from volpipe.inference.statistics import OneSet
 from volpipe.jobs.network_options import NetworkOptions
 from volpipe.jobs.norm import parse_norm
-from volpipe.jobs.norm_statistics import NormStatistics, layers_of, read_norm
+from volpipe.jobs.norm_statistics import Layer, NormStatistics, layers_of, read_norm
 from volpipe.jobs.normalise import check_alone, normalisation_from
 from volpipe.models.model import Model, ModelRef, load_model, resolve_model
 from volpipe.models.settle import ByHand, Settled, settle
@@ -49,7 +50,7 @@ class Fit:
         check_alone(options.normalise, options.input_scale, options.input_offset)
         self.options, self.shape, self.channels, self.where = options, shape, channels, where
         self.assembly = Assembly(options.assembly, options.axis)
-        self.norm = parse_norm(options.norm)
+        self.norm = parse_norm(options.norm, "" if self.assembly.ndim == 3 else options.norm_planes)
         self._check_norm()
         self.ref: ModelRef = self._model_ref()
         loaded = load_model(self.ref)
@@ -122,7 +123,7 @@ class Fit:
             )
 
     def _check_norm(self) -> None:
-        """Statistics over the volume are given to the layers of one whole volume, and by intervals alone."""
+        """Statistics over the volume are given to the layers of the whole volume or its planes, by intervals alone."""
         given, options = f"norm {self.options.norm}", self.options
         if not self.norm.over_volume:
             return
@@ -133,9 +134,6 @@ class Fit:
             raise ConfigError(f"{given}: is of the volume without a mirror; leave --faces {options.faces} out")
         if options.batch > 1:
             raise ConfigError(f"{given}: runs every tile alone; leave --batch {options.batch} out")
-        if self.assembly.ndim == 2:
-            raise ConfigError(f"{given}: is for --assembly 3d; under {self.assembly.name} each plane has statistics of "
-                              "its own; give --norm per-tile")  # fmt: skip
 
     def _check_exactness(self) -> None:
         options, exactness = self.options, self.model.exactness
@@ -176,7 +174,7 @@ class Fit:
     def _uncaptured(self) -> str:
         """Why the network cannot be run by intervals; "" if it can."""
         try:
-            programs = [self.program(AXES.index(across)) for across in self.assembly.across] or [self.program(None)]
+            programs = [self.program(axis) for axis in self.assembly.axes]
         except CannotCapture as error:
             return str(error)
         if programs[0].reductions and not self.norm.over_volume:
@@ -224,8 +222,27 @@ class Fit:
         if self.norm.kind != "frozen":
             return None
         found = read_norm(self.norm.file)
-        found.check(self.norm.file, self.ref.sha256, layers_of(self.program(None)))
+        needed = {axis: self._planes_made(axis) for axis in self.assembly.axes if axis is not None}
+        found.check(self.norm.file, self.ref.sha256, self.norm_layers(), self.shape, needed)
         return found
+
+    def region(self) -> Box:
+        """Of the product: all that the network has outputs for."""
+        return self.mode.region(self.shape, self.footprint)
+
+    def planes(self, axis: int | None) -> range:
+        """Those across an axis that passes measure: each that is made, or all of the volume for one set."""
+        if axis is None:
+            return range(1)
+        return self._planes_made(axis) if self.norm.of_each_plane else range(self.shape[axis])
+
+    def _planes_made(self, axis: int) -> range:
+        region = self.region()
+        return range(region.start[axis], region.stop[axis])
+
+    def norm_layers(self) -> list[Layer]:
+        """Those that see the whole volume, or whole planes; of planes across one axis after the other."""
+        return [layer for axis in self.assembly.axes for layer in layers_of(self.program(axis), axis)]
 
     def made_of(self) -> dict[str, Any]:
         """What statistics over the volume depend on, beside the network."""
@@ -243,7 +260,7 @@ class Fit:
             assembly=self.assembly, encoding=self.encoding, footprint=self.footprint, tile=tuple(tile),
             batch=self.options.batch, out_channels=self.model.out_channels, precision=self.options.precision,
             device=budget.device, threads=budget.threads, promised_bytes=promised_bytes, nan=self.options.nan,
-            statistics=() if self.norm_statistics is None else self.norm_statistics.moments,
+            statistics=OneSet() if self.norm_statistics is None else self.norm_statistics.sets,
         )  # fmt: skip
 
     def on_trust(self) -> str:

@@ -55,6 +55,11 @@ class NetworkOptions(Fields):
         "3d", description="3d; 2d: plane by plane across an axis; orthoslice: the mean of 2d across z, y and x."
     )
     axis: Literal["z", "y", "x"] = Field("z", description="The axis that 2d planes are cut across.")
+    norm_planes: Literal["each", "volume"] = Field(
+        "each",
+        description="With --norm exact or pooled of a 2D network: the statistics of each plane, or one set for all "
+        "planes of the volume across an axis, which does not flicker, serves other volumes and is inexact.",
+    )
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = Field("fp32", description="What the network computes in.")
     output_dtype: Literal["float32", "float16", "uint8", "labels", "float64"] = Field(
         "float32", description="What is stored."
@@ -82,6 +87,15 @@ class NetworkOptions(Fields):
         if axis != "z" and info.data.get("assembly", "2d") != "2d":
             raise ValueError("only --assembly 2d cuts planes across an axis; leave it out")
         return axis
+
+    @field_validator("norm_planes")
+    @classmethod
+    def _planes_are_of_passes(cls, planes: str, info: ValidationInfo) -> str:
+        """As of the axis; and a file of statistics says itself whose they are."""
+        by_passes = info.data.get("norm", "exact") in ("exact", "pooled")
+        if planes != "each" and (info.data.get("assembly", "2d") == "3d" or not by_passes):
+            raise ValueError("only --norm exact and pooled under 2d and orthoslice find statistics; leave it out")
+        return planes
 
     @field_validator("output_range")
     @classmethod

@@ -9,9 +9,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from volpipe.geometry import BlockGrid, Box
-from volpipe.inference.intervals import Moments, Survey
+from volpipe.inference.intervals import Survey
 from volpipe.inference.precision import Precision
 from volpipe.inference.price import cast_bytes, weight_bytes
+from volpipe.inference.statistics import BYTES
 from volpipe.jobs import memory, plain, tiling
 from volpipe.plan import Budget, Price
 
@@ -29,24 +30,23 @@ class PricedPass:
     price: Price
 
 
-@lru_cache(maxsize=256)  # a plan of `apply` asks for all of its passes, and so does the plan after them
-def priced_pass(setup: Setup, before: int, count: int, budget: Budget, block: tuple[int, ...] | None) -> PricedPass:
+def priced_pass(
+    setup: Setup, axis: int | None, before: int, count: int, budget: Budget, block: tuple[int, ...] | None
+) -> PricedPass:
     """The largest block that fits, or the one that is given; it does not depend on what earlier passes find.
 
     Args:
+        axis: that its planes are across; None where the network sees the volume.
         before: norms that earlier passes measure.
         count: norms that this one measures.
 
     Raises:
         BudgetError: not even a small block fits.
     """
-    program = setup.program(None)
-    known = [Moments.unit(step.call.args[1]) for step in program.reductions[:before]]
-    survey = Survey(program.given(known), count)
     prices: dict[tuple[int, ...], PricedPass] = {}
 
     def fits(block: tuple[int, ...]) -> bool:
-        prices[block] = _priced(setup, survey, block, budget)
+        prices[block] = _priced(setup, axis, before, count, budget, block)
         price = prices[block].price
         return price.worker_bytes <= budget.worker_bytes and price.device_bytes <= (budget.device_bytes or math.inf)
 
@@ -57,30 +57,45 @@ def priced_pass(setup: Setup, before: int, count: int, budget: Budget, block: tu
             needs = f"{plain.size(price.device_bytes)} of GPU memory, there is {plain.size(budget.device_bytes or 0)}"
         return f"norm {setup.norm.kind}: a pass over blocks of {block} needs {needs}; give workers more, or fewer slots"
 
-    candidates = iter([block]) if block else _halved(setup.job.block or tiling.default_block(survey.size))
+    first = setup.job.block or tiling.default_block(_whole(setup, axis, before + count - 1).shape)
+    candidates = iter([block]) if block else _halved(first, axis)
     return prices[tiling.largest_that_fits(candidates, fits, refusal)]
 
 
-def _halved(block: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """The block, and those of which the longest axis is halved again and again."""
+def _whole(setup: Setup, axis: int | None, last: int) -> Box:
+    """What blocks are cut of: the tensor that is measured last, in all planes that must be."""
+    program = setup.program(axis)
+    size = program.sizes[program.reductions[last].inputs[0]]
+    return Box.from_shape(size).across(axis, setup.planes(axis))
+
+
+def _halved(block: tuple[int, ...], across: int | None) -> Iterator[tuple[int, ...]]:
+    """The block, and those of which an axis is halved again and again: first fewer planes, which cost no halo, then the
+    longest."""
     yield block
     while max(block) > SMALLEST:
-        axis = max(range(len(block)), key=lambda a: block[a])
+        axis = max(range(len(block)), key=lambda a: (a == across and block[a] > SMALLEST, block[a]))
         block = (*block[:axis], max(SMALLEST, -(-block[axis] // 2)), *block[axis + 1 :])
         yield block
 
 
-def _priced(setup: Setup, survey: Survey, block: tuple[int, ...], budget: Budget) -> PricedPass:
+@lru_cache(maxsize=512)  # a plan of `apply` asks for all of its passes, so does each of them, and the plan after them
+def _priced(
+    setup: Setup, axis: int | None, before: int, count: int, budget: Budget, block: tuple[int, ...]
+) -> PricedPass:
     """By its middle block, which no face of the volume cuts where there are three along an axis."""
-    grid, precision = BlockGrid(Box.from_shape(survey.size), block), Precision(setup.job.precision)
-    middle = grid.block([(count - 1) // 2 for count in grid.counts]).core
-    plan = survey.plan(middle)
-    cost, read = plan.cost(1, budget.device), plan.read
+    program, precision = setup.program(axis), Precision(setup.job.precision)
+    grid = BlockGrid(_whole(setup, axis, before + count - 1), block)
+    middle = grid.block([(blocks - 1) // 2 for blocks in grid.counts]).core
+    images = 1 if axis is None else middle.shape[axis]
+    plan = Survey(program.held(images, before), count).plan(middle.without(axis))
+    cost, read = plan.cost(images, budget.device), plan.read
     needs = memory.BlockMemory(
-        read=read.size * setup.input_voxel_bytes, product=0,
-        forward=cost.peak_bytes + cast_bytes(setup.model, read.shape, 1, precision),
+        read=images * read.size * setup.input_voxel_bytes, product=0,
+        forward=cost.peak_bytes + cast_bytes(setup.model, read.shape, images, precision)
+        + images * sum(program.groups[: before + count]) * BYTES,
     )  # fmt: skip
-    weights, share = weight_bytes(setup.model.network, precision), math.prod(survey.size) / middle.size
+    weights, share = weight_bytes(setup.model.network, precision), grid.region.size / middle.size
     return PricedPass(
         grid,
         Price(

@@ -126,7 +126,7 @@ def apply(volume: da.Array, model: str, *, device: str = "cpu", threads: int = 1
     # a tile of an inexact mode is computed whole by each chunk that has a part of it: the same voxels, for more work
     unit = inference.tile if fit.mode.inexact else fit.footprint.output_period
     cores = [_wished(max(c), u, s) for c, u, s in zip(array.chunks[1:], unit, fit.footprint.scale, strict=True)]
-    cut = cut_into(inference, fit.mode.region(shape, fit.footprint), Box.from_shape(shape), cores, unit)
+    cut = cut_into(inference, fit.region(), Box.from_shape(shape), cores, unit)
     product = _stitched(_rechunked(array, cut), inference, cut, "the dask array")
     return product[0] if volume.ndim == 3 and inference.channels == 1 else product
 
@@ -157,8 +157,7 @@ def _no_statistics() -> Statistics:
 
 
 def _tile(fit: Fit) -> tuple[int, ...]:
-    region = fit.mode.region(fit.shape, fit.footprint)
-    tile = fit.options.tile or tiling.standard_tile(region.shape, fit.footprint)
+    tile = fit.options.tile or tiling.standard_tile(fit.region().shape, fit.footprint)
     tiling.check_tile(tile, fit.footprint)
     return tile
 

@@ -48,6 +48,11 @@ class Assembly:
         return {"3d": (), "2d": (self.axis,), "orthoslice": tuple(AXES)}[self.name]
 
     @property
+    def axes(self) -> tuple[int | None, ...]:
+        """The same as numbers; None alone for `3d`."""
+        return tuple(AXES.index(axis) for axis in self.across) or (None,)
+
+    @property
     def sees(self) -> tuple[bool, ...]:
         """Per axis of the volume, whether the network sees more than one voxel along it."""
         return tuple(self.across != (axis,) for axis in AXES)
@@ -61,10 +66,8 @@ class Assembly:
     def passes(self, tile: Tile) -> list[tuple[int, Tile, int | None]]:
         """What the network sees of one tile: for each pass how many inputs, what they read and own, and the axis that
         they are across."""
-        if not self.across:
-            return [(1, tile, None)]
-        axes = [AXES.index(axis) for axis in self.across]
-        return [(tile.own.shape[axis], tile.across(axis), axis) for axis in axes]
+        seen = [(tile if axis is None else tile.across(axis), axis) for axis in self.axes]
+        return [(len(each.planes), each, axis) for each, axis in seen]
 
     def run(self, network: TileNetwork, images: NDArray[Any], tile: Tile) -> NDArray[Any]:
         """Apply a network to tiles that read and own alike.
@@ -84,6 +87,11 @@ class Assembly:
 
 def _by_planes(network: TileNetwork, images: NDArray[Any], tile: Tile, axis: int) -> NDArray[Any]:
     """The network on the planes across one axis of the tiles."""
-    planes = np.moveaxis(images, 2 + axis, 1)[:, tile.crop[axis]]
+    planes = planes_of(images, axis)[:, tile.crop[axis]]
     values = network(planes.reshape(-1, *planes.shape[2:]), tile.across(axis), axis)
     return np.moveaxis(values.reshape(*planes.shape[:2], *values.shape[1:]), 1, 2 + axis)
+
+
+def planes_of(images: NDArray[Any], axis: int) -> NDArray[Any]:
+    """(t, c, z, y, x) -> (t, planes across an axis, c, the two other axes)."""
+    return np.moveaxis(images, 2 + axis, 1)

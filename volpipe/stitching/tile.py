@@ -27,6 +27,7 @@ class Tile:
         first: the voxel of the product that the network gives first where it starts to read at 0; () for 0.
         scale: output voxels per input voxel, per axis; () for 1.
         weights: per axis, the share that this tile has in each of its own outputs; () where nobody else has any.
+        planes: numbers of the planes that it is a part of; of a tile that is not of planes one.
     """
 
     own: Box
@@ -34,6 +35,7 @@ class Tile:
     first: tuple[int, ...] = ()
     scale: tuple[Fraction, ...] = ()
     weights: tuple[NDArray[Any], ...] = ()
+    planes: range = range(1)
 
     @property
     def outputs(self) -> Box:
@@ -48,14 +50,16 @@ class Tile:
         return self.outputs.relative_to(read).slices
 
     def across(self, axis: int) -> Tile:
-        """As the planes across an axis have it."""
-        own, read = (Box(_without(box.start, axis), _without(box.stop, axis)) for box in (self.own, self.read))
-        return Tile(own, read, _without(self.first, axis), _without(self.scale, axis))
+        """As the planes across an axis have it that it owns."""
+        first, scale = _without(self.first, axis), _without(self.scale, axis)
+        planes = range(self.own.start[axis], self.own.stop[axis])
+        return Tile(self.own.without(axis), self.read.without(axis), first, scale, planes=planes)
 
 
 TileNetwork = Callable[[NDArray[Any], Tile, int | None], NDArray[Any]]
 """(images, tile, axis) -> values: images (n, c, ...) of `tile.read` to values (n, c', ...) of `tile.own`. For planes
-`tile` has two axes, and `axis` is the one that they are across; else it is None."""
+`tile` has two axes, and `axis` is the one that they are across; else it is None. Images are of `tile.planes`, of one
+tile after the other."""
 
 
 def cropped(network: Callable[[NDArray[Any]], NDArray[Any]]) -> TileNetwork:

@@ -4,68 +4,138 @@
     part 2 --of--> (n, mean, M2) --+--merge--> (n, mean, M2) of both       variance = M2 / n
 
 In a program they are a tensor (images, 3 x groups, 1, ..., 1) of float64: counts, then means, then M2. A group is some
-neighbouring channels: one for instance norm and pooling. Sums are of float64 whatever the tensor is of. Law: the parts
-change nothing beyond rounding. Source: Chan, Golub, LeVeque, Stanford CS-TR-79-773, 1979.
+neighbouring channels: one for instance norm and pooling. An image is a volume, or a plane of one: each has its own, or
+`joined` one for all. Sums are of float64 whatever the tensor is of. Law: the parts change nothing beyond rounding.
+Source: Chan, Golub, LeVeque, Stanford CS-TR-79-773, 1979.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 AT_ONCE = 2**20  # values that are held in float64: 8 MiB
+STORED = np.dtype("<f8")  # whoever reads
 
 Sums = tuple[int, Tensor, Tensor]  # n, mean, M2
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Moments:
     """Of one tensor.
 
     Attributes:
-        count: values of a group.
-        mean, m2: per group.
+        rows: float64 (images, 1 + 2 x groups), of every image its count, means and M2: 8 + 16 bytes a group.
     """
 
-    count: int
-    mean: tuple[float, ...]
-    m2: tuple[float, ...]
+    rows: NDArray[np.float64]
 
     @classmethod
-    def unit(cls, groups: int) -> Moments:
+    def of(cls, count: int, mean: Sequence[float], m2: Sequence[float]) -> Moments:
+        """Of one image."""
+        if len(mean) != len(m2):
+            raise ValueError(f"{len(mean)} means beside {len(m2)} M2")
+        return cls(np.array([[count, *mean, *m2]], np.float64))
+
+    @classmethod
+    def unit(cls, groups: int, images: int = 1) -> Moments:
         """Mean 0 and variance 1: what stands for statistics that are not known, where nothing is computed."""
-        return cls(1, (0.0,) * groups, (1.0,) * groups)
+        return cls.of(1, (0.0,) * groups, (1.0,) * groups).repeated(images)
 
     @classmethod
     def of_tensor(cls, values: Tensor) -> Moments:
-        """From a program's tensor of one image."""
-        counts, mean, m2 = values.reshape(3, -1).tolist()
-        return cls(int(counts[0]), tuple(mean), tuple(m2))
+        """From a program's tensor."""
+        each = values.reshape(len(values), -1)
+        return cls(each[:, each.shape[1] // 3 - 1 :].numpy().copy())  # of the counts, which are equal, the last
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Moments:
         """What `as_json` wrote."""
-        return cls(int(stored["count"]), tuple(stored["mean"]), tuple(stored["m2"]))
+        return cls.of(int(stored["count"]), stored["mean"], stored["m2"])
+
+    @classmethod
+    def from_bytes(cls, stored: bytes, groups: int) -> Moments:
+        """What `as_bytes` wrote.
+
+        Raises:
+            ValueError: a part of it is missing.
+        """
+        return cls(np.frombuffer(stored, STORED).reshape(-1, 1 + 2 * groups).astype(np.float64))
+
+    @classmethod
+    def stacked(cls, parts: Sequence[Moments]) -> Moments:
+        """Of the images of all parts, in their order."""
+        return cls(np.concatenate([part.rows for part in parts]))
+
+    def __len__(self) -> int:
+        """Images."""
+        return len(self.rows)
+
+    @property
+    def groups(self) -> int:
+        """Of an image."""
+        return int(self.rows.shape[1]) // 2
+
+    @property
+    def count(self) -> NDArray[np.float64]:
+        """Values of a group, (images, 1)."""
+        return self.rows[:, :1]
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """(images, groups)."""
+        return self.rows[:, 1 : 1 + self.groups]
+
+    @property
+    def m2(self) -> NDArray[np.float64]:
+        """(images, groups)."""
+        return self.rows[:, 1 + self.groups :]
+
+    @property
+    def sha256(self) -> str:
+        """The same for the same numbers."""
+        return hashlib.sha256(self.as_bytes()).hexdigest()
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values by field; Python writes floats so that they are read back to the bit."""
-        return {"count": self.count, "mean": list(self.mean), "m2": list(self.m2)}
+        """Of one image, plain values by field; Python writes floats so that they are read back to the bit."""
+        return {"count": int(self.count[0, 0]), "mean": self.mean[0].tolist(), "m2": self.m2[0].tolist()}
+
+    def as_bytes(self) -> bytes:
+        """Row after row: those of neighbouring images can be joined and cut."""
+        return self.rows.astype(STORED).tobytes()
 
     def tensor(self, ndim: int, device: str | torch.device) -> Tensor:
         """As a program holds them."""
-        values = [*(float(self.count) for _ in self.mean), *self.mean, *self.m2]
-        return torch.tensor(values, dtype=torch.float64, device=device).view(1, -1, *(1,) * ndim)
+        values = np.concatenate([np.repeat(self.count, self.groups, 1), self.rows[:, 1:]], 1)
+        return torch.from_numpy(values).to(device).view(len(self), -1, *(1,) * ndim)
+
+    def part(self, images: slice) -> Moments:
+        """Of some of the images."""
+        return Moments(self.rows[images])
+
+    def repeated(self, images: int) -> Moments:
+        """Of one image, as those of so many."""
+        return Moments(np.broadcast_to(self.rows, (images, self.rows.shape[1])))
 
     def merge(self, other: Moments) -> Moments:
-        """Of both."""
-        groups = zip(self.mean, self.m2, other.mean, other.m2, strict=True)
-        both = [_merged((self.count, a, b), (other.count, c, d)) for a, b, c, d in groups]
-        return Moments(self.count + other.count, tuple(mean for _, mean, _ in both), tuple(m2 for *_, m2 in both))
+        """Of both, image by image."""
+        both = _merged((self.count, self.mean, self.m2), (other.count, other.mean, other.m2))
+        return Moments(np.concatenate(both, 1))
+
+    def joined(self) -> Moments:
+        """Of all images as if they were one."""
+        count = self.count.sum(0)
+        mean = (self.count * self.mean).sum(0) / count
+        m2 = (self.m2 + self.count * (self.mean - mean) ** 2).sum(0)
+        return Moments(np.concatenate([count, mean, m2])[None])
 
 
 def moments(image: Tensor, groups: int) -> Tensor:
@@ -108,7 +178,7 @@ def _joined(parts: Iterator[Sums]) -> Sums:
 
 
 def _merged(one: Any, two: Any) -> Any:
-    """(n, mean, M2) of both, of numbers or of tensors."""
+    """(n, mean, M2) of both, of numbers, arrays or tensors."""
     (n, mean, m2), (more, other, other_m2) = one, two
     count, off = n + more, other - mean
     return count, mean + off * (more / count), m2 + other_m2 + off * off * (n * more / count)

@@ -8,7 +8,7 @@ run        input window --rule--> ... --rule--> output block           a tensor 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 
 import torch
@@ -62,7 +62,7 @@ class Plan:
         """Compute the block.
 
         Args:
-            window: (n, c, *read.shape); it is not changed.
+            window: (n, c, *read.shape); it is not changed. Where statistics of several images were given, of these.
 
         Returns:
             (n, c', *block.shape).
@@ -72,10 +72,20 @@ class Plan:
         """
         if tuple(window.shape[2:]) != self.read.shape:
             raise GeometryError(f"window of {tuple(window.shape[2:])} voxels: this block reads {self.read.shape}")
+        if self.program.flat and len(window) > 1:
+            parts = [slice(n, n + 1) for n in range(len(window))]
+            return torch.cat([self.of_images(part)(window[part]) for part in parts])
         return run_plan(make_plan(self.program.in_slabs, self.block), window)
 
+    def of_images(self, images: slice) -> Plan:
+        """The same block of some of the images that statistics were given of."""
+        from volpipe.inference.intervals.survey import given_of
+
+        return replace(self, program=given_of(self.program, images))
+
     def cost(self, batch: int = 1, device: str = "cpu") -> ForwardPrice:
-        """Of `batch` blocks of this shape, on meta tensors: nothing is computed. Counted as `forward_price` counts."""
+        """Of `batch` images, each with a block of this shape, on meta tensors: nothing is computed. Counted as
+        `forward_price` counts."""
         plan = make_plan(self.program.on_meta, self.block)
         shape = (batch, self.program.in_channels, *self.read.shape)
         window = torch.empty(shape, dtype=self.program.dtype, device="meta")

@@ -80,9 +80,23 @@ class Program:
         return tuple(step for step in self.steps if isinstance(step.rule, Reduction))
 
     @cached_property
+    def groups(self) -> tuple[int, ...]:
+        """Of each reduction."""
+        return tuple(step.call.args[1] for step in self.reductions)
+
+    @cached_property
+    def flat(self) -> bool:
+        """A part of it was traced for one image: tensors without axes of space, whose first axis may be anything."""
+        return any(step.call.flat for step in self.steps)
+
+    @cached_property
     def local(self) -> Program:
         """The same program with statistics of 0 and 1 where none are given: what it costs once they are."""
-        return self.given([Moments.unit(step.call.args[1]) for step in self.reductions])
+        return self.held()
+
+    def held(self, images: int = 1, count: int | None = None) -> Program:
+        """The same with such statistics of so many images, of the first `count` reductions or of all."""
+        return self.given([Moments.unit(groups, images) for groups in self.groups[:count]])
 
     @cached_property
     def in_slabs(self) -> Program:

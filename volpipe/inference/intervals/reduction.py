@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -66,32 +67,45 @@ def with_moments(call: Call, given: Moments, device: str | torch.device) -> Call
     return replace(call, args=args, sizes=call.sizes[:-1])
 
 
-def normalised(image: Tensor, statistics: Tensor, weight: Tensor | None, bias: Tensor | None, epsilon: float,
-               out: Tensor) -> Tensor:  # fmt: skip
-    """(image - mean) / sqrt(variance + epsilon) * weight + bias.
+def of_images(call: Call, images: slice) -> Call:
+    """What is made of given moments, for some of the images that they are of; any other call as it is."""
+    place = {normalised: 1, average: 0}.get(call.target)
+    if place is None or not isinstance(call.args[place], Tensor):
+        return call
+    return replace(call, args=(*call.args[:place], call.args[place][images], *call.args[place + 1 :]))
+
+
+def normalised(image: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> Tensor:
+    """image * scale + shift, which are of each image, or of one that stands for all.
 
     Args:
         image: (n, c, ...).
-        statistics: moments of each image, or of one that stands for all.
-        weight, bias: of c channels.
+        scale, shift: (n or 1, c, 1, ..., 1) of float64.
         out: written to and returned; it may be the image.
     """
-    count, mean, m2 = statistics.chunk(3, 1)
-    channels, shape = image.shape[1] // mean.shape[1], (-1,) + (1,) * (image.ndim - 2)
-    mean, variance = (each.repeat_interleave(channels, 1) for each in (mean, m2 / count))
-    scale = (variance + epsilon).rsqrt() * (1.0 if weight is None else weight.double().view(shape))
-    shift = (0.0 if bias is None else bias.double().view(shape)) - mean * scale
     numbers = torch.promote_types(image.dtype, torch.float32)
     return torch.addcmul(shift.to(numbers), image, scale.to(numbers), out=out)
 
 
+def _scale_and_shift(
+    statistics: Tensor, channels: int, weight: Tensor | None, bias: Tensor | None, epsilon: float
+) -> tuple[Tensor, Tensor]:
+    """Of (image - mean) / sqrt(variance + epsilon) * weight + bias, by the moments of groups of `channels` in all."""
+    count, mean, m2 = statistics.chunk(3, 1)
+    each, shape = channels // mean.shape[1], (-1,) + (1,) * (mean.ndim - 2)
+    mean, variance = (of.repeat_interleave(each, 1) for of in (mean, m2 / count))
+    scale = (variance + epsilon).rsqrt() * (1.0 if weight is None else weight.double().view(shape))
+    return scale, (0.0 if bias is None else bias.double().view(shape)) - mean * scale
+
+
 @rule(normalised)
 def _normalised(call: Call) -> Pointwise:
-    _, given, weight, bias, epsilon = call.args
+    _, given, *affine = call.args
+    known = cache(lambda: _scale_and_shift(given, call.channels, *affine))  # once, and not for every slab
 
     def onto(inputs: Sequence[Tensor], out: Tensor) -> Tensor:
-        statistics = given if isinstance(given, Tensor) else inputs[1]
-        return normalised(inputs[0], statistics, weight, bias, epsilon, out)
+        scale, shift = known() if isinstance(given, Tensor) else _scale_and_shift(inputs[1], call.channels, *affine)
+        return normalised(inputs[0], scale, shift, out)
 
     return Pointwise(
         call.sizes, call.size, lambda _, inputs: onto(inputs, torch.empty_like(inputs[0])),

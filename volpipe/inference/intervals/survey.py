@@ -22,12 +22,12 @@ from volpipe.geometry import Box
 from volpipe.inference.intervals.moments import Moments
 from volpipe.inference.intervals.plan import Plan, make_plan
 from volpipe.inference.intervals.program import Program, Step
-from volpipe.inference.intervals.reduction import of_part, with_moments
+from volpipe.inference.intervals.reduction import of_images, of_part, with_moments
 from volpipe.inference.intervals.rule import Call, Volume, rule_of
 
 
 def given(program: Program, moments: Sequence[Moments]) -> Program:
-    """The program with the statistics of its first reductions.
+    """The program with the statistics of its first reductions, of one image or of each that a plan is called with.
 
     Raises:
         ModelError: they are not of these reductions.
@@ -37,7 +37,7 @@ def given(program: Program, moments: Sequence[Moments]) -> Program:
         raise ModelError(f"statistics of {len(moments)} layers for a network that has {len(reductions)}")
     found = {}
     for step, each in zip(reductions, moments, strict=False):
-        call, groups, given = step.call, step.call.args[1], len(each.mean)
+        call, groups, given = step.call, step.call.args[1], each.groups
         if groups != given:
             name = f"{call.kwargs['of']} of module {call.where or 'the network itself'}"
             raise ModelError(f"{name}: has {groups} groups, the statistics are of {given}")
@@ -51,9 +51,20 @@ def given(program: Program, moments: Sequence[Moments]) -> Program:
     return replace(program, steps=tuple(knows(step) for step in program.steps if step.tensor not in found))
 
 
+def given_of(program: Program, images: slice) -> Program:
+    """The program that was given statistics of several images, for some of them."""
+
+    def narrowed(step: Step) -> Step:
+        call = of_images(step.call, images)
+        return step if call is step.call else _made_by(step, call, step.inputs)
+
+    return replace(program, steps=tuple(map(narrowed, program.steps)))
+
+
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """A pass that measures the first `count` reductions of a program that are not known."""
+    """A pass that measures the first `count` reductions of a program that are not known; of images that are given
+    together each has its own."""
 
     program: Program
     count: int
