@@ -185,44 +185,87 @@ def lines(x):
     return [torch.linspace(-1, 1, n, dtype=x.dtype, device=x.device) for n in x.shape[2:]]
 
 
-def stacked(net, x):
-    places = torch.stack(torch.meshgrid(lines(x), indexing="ij"))
-    return net.c(torch.cat([x, places[None].expand(len(x), -1, -1, -1)], 1))
+def mesh(x):
+    return torch.meshgrid(lines(x), indexing="ij")
 
 
-def distance(net, x):
+def product(x):
     down, right = lines(x)
-    return net.c(x + (down[:, None] ** 2 + right**2).sqrt().unsqueeze(0).clone() * net.w)
+    return down[:, None] * (right + 2)
 
 
-def filled(net, x):
-    ones = torch.ones((1, 1, *x.shape[2:]), dtype=x.dtype, device=x.device)
-    return net.c(torch.cat([x, ones, 2 * ones, torch.full_like(ones, 0.5)], 1))
+def ones(x):
+    return torch.ones((1, 1, *x.shape[2:]), dtype=x.dtype, device=x.device)
 
 
-PLACES = {  # made of coordinates
-    "stacked": Net(stacked, c=conv(3, 1)),
-    "distance": Net(distance, c=conv(2, 1), w=nn.Parameter(torch.randn(1, 2, 1, 1))),
-    "filled": Net(filled, c=conv(4, 1)),
+def with_channels(make, channels):
+    return Net(lambda net, x: net.c(torch.cat([x, make(x)], 1)), c=conv(1 + channels, 1))
+
+
+def added(make):
+    return Net(lambda net, x: net.c(x + make(x)), c=conv(1, 1))
+
+
+PLACES = {  # made of coordinates, on a box of them alone
+    "expanded": with_channels(lambda x: torch.stack(mesh(x))[None].expand(len(x), -1, -1, -1), 2),
+    "repeated": with_channels(lambda x: torch.stack(mesh(x)).unsqueeze(0).repeat(len(x), 1, 1, 1), 2),
+    "channels last": with_channels(lambda x: (torch.stack(mesh(x), -1) * 2).permute(2, 0, 1)[None], 2),
+    "turned": added(lambda x: (lines(x)[1][:, None] * lines(x)[0]).T),
+    "of one axis": added(lambda x: lines(x)[0][:, None] + torch.zeros_like(lines(x)[1])),
+    "distance": Net(
+        lambda net, x: net.c(x + torch.linalg.vector_norm(torch.stack(mesh(x)), dim=0).clone() * net.w),
+        c=conv(2, 1),
+        w=nn.Parameter(torch.randn(1, 2, 1, 1)),
+    ),
+    "a channel": added(lambda x: (torch.stack(mesh(x))[None] * 2)[:, 1:2]),
+    "a plane": added(lambda x: (torch.stack(mesh(x)) * 2)[0]),
+    "sum": added(lambda x: torch.stack(mesh(x)).pow(2).sum(0, keepdim=True)),
+    "softmax": with_channels(lambda x: functional.softmax(torch.stack(mesh(x))[None] * 3, 1), 2),
+    "flat": with_channels(lambda x: (torch.stack(mesh(x))[None] * torch.ones(3, 1, 1, 1).to(x)).flatten(0, 1)[None], 6),
+    "where": added(lambda x: torch.where(product(x) > 0, product(x), -1.0)),
+    "filled": with_channels(lambda x: torch.cat([ones(x), 2 * ones(x), torch.full_like(ones(x), 0.5)], 1), 3),
+}
+WHOLE = {  # of which an operation needs all
+    "largest": added(lambda x: product(x) / product(x).max()),
+    "running sum": added(lambda x: product(x).cumsum(0)),
+    "every other": Net(lambda _, x: functional.avg_pool2d(x.double(), 2) + product(x)[:-1:2, :-1:2]),
+    "halves": added(lambda x: (p := (torch.stack(mesh(x))[None] * 2).chunk(2, 1))[0] * p[1]),
+    "smoothed": added(lambda x: functional.avg_pool2d(product(x)[None], 3, 1, 1)),
+    "turned round": added(lambda x: product(x).flip(0) + product(x).roll(3, 1)),
+    "counted": added(lambda x: torch.arange(x[0, 0].numel(), device=x.device).view(x.shape[2:]).to(x) / 1000),
 }
 
 
 @pytest.mark.parametrize("name", PLACES)
 def test_large_constants_are_made_for_a_block_alone(name, monkeypatch):
-    monkeypatch.setattr(recipe, "LARGE_BYTES", 64)
+    monkeypatch.setattr(recipe, "LARGE_BYTES", 1000)
+    monkeypatch.setattr(recipe, "WHOLE_BYTES", 0)
     network = PLACES[name].double().eval()
     check(network, (37, 41))
-    plan = capture(network, (2**20, 2**20)).plan(Box((5, 2**19), (37, 2**19 + 32)))  # 8 TiB a channel
+    monkeypatch.setattr(recipe, "LARGE_BYTES", 2**24)
+    program = capture(network, (2**20, 2**20))  # 8 TiB a channel
+    plan = program.plan(Box((5, 2**19), (37, 2**19 + 32)))
     assert plan(torch.zeros(1, 1, *plan.read.shape, dtype=torch.float64)).shape == (1, 1, 32, 32)
     assert plan.cost().peak_bytes < 2**20
-    assert plan.cost().weight_bytes < 2**25
+    assert program.constant_bytes < 2**26
 
 
-def test_a_large_constant_that_is_not_made_voxel_by_voxel_is_refused(monkeypatch):
-    monkeypatch.setattr(recipe, "LARGE_BYTES", 64)
-    network = Net(lambda _, x: x + (lines(x)[0][:, None] * lines(x)[1]).cumsum(0))
-    with pytest.raises(CannotCapture, match=r"cumsum.default of module .* makes a constant as large as the volume"):
-        capture(network, (16, 16))
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_constant_of_which_all_is_needed_is_made_whole_and_counted_or_refused(name, monkeypatch):
+    monkeypatch.setattr(recipe, "LARGE_BYTES", 1000)
+    network = WHOLE[name].double().eval()
+    if name != "every other":  # which has no parameter to tell its type
+        check(network, (37, 41))
+    assert capture(network, (37, 41)).constant_bytes >= 37 * 41 * 4
+    with pytest.raises(CannotCapture, match=r"operation aten.* needs all of a constant of [\d.]+ GiB, which is not"):
+        capture(network, (2**16, 2**16))
+
+
+def test_a_weight_that_is_computed_is_no_constant_of_the_volume(monkeypatch):
+    monkeypatch.setattr(recipe, "LARGE_BYTES", 100)
+    monkeypatch.setattr(recipe, "WHOLE_BYTES", 0)
+    network = Net(lambda net, x: functional.conv2d(x, net.w / net.w.norm()), w=nn.Parameter(torch.randn(4, 1, 5, 5)))
+    check(network.double(), (37, 41))
 
 
 def test_an_operation_without_a_rule_is_named():

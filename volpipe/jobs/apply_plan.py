@@ -126,7 +126,11 @@ class Pricing:
 
     @property
     def _weight_bytes(self) -> int:
-        return weight_bytes(self.setup.model.network, Precision(self.setup.job.precision))
+        """And of what programs hold beside them: a worker has that of every axis."""
+        setup = self.setup
+        programs = [setup.program(axis) for axis in setup.assembly.axes] if setup.mode.by_intervals else []
+        beside = sum(program.constant_bytes for program in programs)
+        return weight_bytes(setup.model.network, Precision(setup.job.precision)) + beside
 
     @property
     def _value_bytes(self) -> int:

@@ -95,7 +95,8 @@ def _priced(
         forward=cost.peak_bytes + cast_bytes(setup.model, read.shape, images, precision)
         + images * sum(program.groups[: before + count]) * BYTES,
     )  # fmt: skip
-    weights, share = weight_bytes(setup.model.network, precision), grid.region.size / middle.size
+    weights = weight_bytes(setup.model.network, precision) + program.constant_bytes
+    share = grid.region.size / middle.size
     return PricedPass(
         grid,
         Price(

@@ -17,11 +17,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_map_only
 
 from volpipe.errors import reason
 from volpipe.inference.intervals import gather, pointwise, recipe, transposed, upsample, window  # noqa: F401  (their rules)
 from volpipe.inference.intervals.program import Program, Step
-from volpipe.inference.intervals.recipe import Recipe, made_of
+from volpipe.inference.intervals.recipe import Recipe, held_bytes, is_recipe, large
 from volpipe.inference.intervals.reduction import split
 from volpipe.inference.intervals.rule import Call, CannotCapture, Volume, rule_of
 from volpipe.models import kernels
@@ -95,7 +96,7 @@ class Trace:
         for node in exported.graph.nodes:
             reader.read(node)
         steps, sizes, outputs = tuple(reader.steps), tuple(reader.sizes), tuple(reader.outputs)
-        return Program(steps, sizes, outputs, self.in_channels, self._image.dtype, device)
+        return Program(steps, sizes, outputs, self.in_channels, self._image.dtype, device, reader.constant_bytes)
 
 
 def _changes_a_tensor(node: fx.Node) -> bool:
@@ -169,6 +170,14 @@ class _Reader:
     numbers: dict[fx.Node, int] = field(default_factory=dict)
     constants: dict[fx.Node, Any] = field(default_factory=dict)
     several: set[fx.Node] = field(default_factory=set)  # operations whose result is a tuple
+    whole_bytes: int = 0  # of the largest constant that had to be made whole, and what was made on the way
+
+    @property
+    def constant_bytes(self) -> int:
+        """That the program holds beside the network's weights, or takes while it is made."""
+        weights = {id(each) for each in self.given.values()}
+        tensors = {id(each): held_bytes(each) for step in self.steps for each in step.call.tensors}
+        return self.whole_bytes + sum(nbytes for key, nbytes in tensors.items() if key not in weights)
 
     def read(self, node: fx.Node) -> None:
         """Take one more node."""
@@ -208,21 +217,35 @@ class _Reader:
         return self.steps[-1].tensor
 
     def _computed(self, node: fx.Node) -> Any:
-        kwargs = dict(node.kwargs) | ({"device": self.device} if "device" in node.kwargs else {})
-        args, kwargs = _mapped((node.args, kwargs), lambda each: self.constants[each])
-        if not self._is_large(node.meta.get("val")):
-            return node.target(*args, **kwargs)  # type: ignore[operator]
-        shape = tuple(node.meta["val"].shape)
-        if (made := made_of(Recipe(node.target, args, kwargs, shape, self.ndim))) is None:
-            raise CannotCapture(f"operation {node.target} of module {_module(node) or 'the network itself'} makes a "
-                                f"constant as large as the volume ({shape}), and not voxel by voxel")  # fmt: skip
+        """A constant; a large one is not computed, unless an operation needs all of it."""
+        args, kwargs = _mapped((node.args, dict(node.kwargs)), self._here)
+        value = node.meta.get("val")
+        if isinstance(value, Tensor) and node.target is not operator.getitem and _nbytes(value) > recipe.LARGE_BYTES:
+            return large(node.target, args, kwargs, value)
+        args, kwargs = (tree_map_only(Recipe, self._whole, each, is_leaf=is_recipe) for each in (args, kwargs))
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+
+    def _here(self, each: fx.Node | torch.device) -> Any:
+        """An argument of a constant: on the device of the weights, wherever it was traced."""
+        return self.constants[each] if isinstance(each, fx.Node) else self.device
+
+    def _constant(self, node: fx.Node) -> Any:
+        """As an operation on the image is given it: a recipe if it has the image's extent and can be cut like one."""
+        made = self.constants[node]
+        if isinstance(made, Recipe):
+            last = made.shape[-self.ndim :]
+            extent = any(all(n in (1, m) for n, m in zip(last[::-1], size[::-1], strict=False)) for size in self.sizes)
+            cut = [axis - len(last) + len(made.shape) for axis, n in enumerate(last) if n != 1]
+            if not extent or not made.is_local(cut):
+                made = self.constants[node] = self._whole(made)
         return made
 
-    def _is_large(self, value: Any) -> bool:
-        """It has the extent of a volumetric tensor, not that of a weight."""
-        if not isinstance(value, Tensor) or tuple(value.shape[-self.ndim :]) not in self.sizes:
-            return False
-        return value.numel() * value.element_size() > recipe.LARGE_BYTES
+    def _whole(self, made: Recipe) -> Tensor:
+        if made.bytes_to_make > max(recipe.WHOLE_BYTES, 4 * made.bytes_given):
+            raise CannotCapture(f"operation {made.target} needs all of a constant of {made.nbytes / 2**30:.1f} GiB, "
+                                "which is not made voxel by voxel of coordinates")  # fmt: skip
+        self.whole_bytes = max(self.whole_bytes, made.bytes_to_make)
+        return made.whole()
 
     def _add(self, node: fx.Node, operation: fx.Node, pick: Any = None) -> None:
         value, where, one = node.meta["val"], _module(operation), (1,) * self.ndim
@@ -234,8 +257,10 @@ class _Reader:
             raise CannotCapture(f"operation {name} gives {value.ndim} axes of {self.ndim + 2}")
         places = {each: Volume(number) for number, each in enumerate(inputs)}
 
-        def stand_in(each: fx.Node) -> Any:
-            return places[each] if each in places else self.constants[each]
+        def stand_in(each: fx.Node | torch.device) -> Any:
+            if isinstance(each, torch.device):
+                return each
+            return places[each] if each in places else self._constant(each)
 
         args, kwargs = _mapped(operation.args, stand_in), _mapped(operation.kwargs, stand_in)
         numbers, channels = tuple(self.numbers[each] for each in inputs), (*value.shape, 1, 1)[1]
@@ -247,9 +272,13 @@ class _Reader:
         self.numbers[node] = self._step(call, numbers)
 
 
+def _nbytes(traced: Tensor) -> int:
+    return traced.numel() * traced.element_size()
+
+
 def _mapped(value: Any, function: Any) -> Any:
     """`fx.node.map_arg`, which would make lists of its own kind."""
-    if isinstance(value, fx.Node):
+    if isinstance(value, fx.Node | torch.device):
         return function(value)
     if isinstance(value, Mapping):
         return {name: _mapped(each, function) for name, each in value.items()}

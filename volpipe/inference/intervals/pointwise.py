@@ -62,7 +62,7 @@ class _Spread:
 
     def on(self, box: Box) -> Tensor:
         """The part of it on a box."""
-        made = part_of(self.value, box) if isinstance(self.value, Tensor) else self.value.on(box)
+        made = part_of(self.value, box)
         return made.reshape((*[1] * (box.ndim - made.ndim), *made.shape))
 
 

@@ -12,6 +12,7 @@ import torch
 from volpipe.errors import GeometryError
 from volpipe.geometry import Box
 from volpipe.inference.intervals.moments import Moments
+from volpipe.inference.intervals.recipe import held_bytes
 from volpipe.inference.intervals.rule import Call, Rule, rule_of
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Program:
         in_channels: of the input.
         dtype: of the input.
         device: of the weights.
+        constant_bytes: that it holds beside the network's weights, or takes while it is captured.
         input: the number of the input among the tensors.
     """
 
@@ -65,6 +67,7 @@ class Program:
     in_channels: int
     dtype: torch.dtype = torch.float32
     device: torch.device = torch.device("cpu")  # noqa: RUF009  (it does not change)
+    constant_bytes: int = 0
     input: int = 0
 
     @property
@@ -114,7 +117,7 @@ class Program:
     def weight_bytes(self) -> int:
         """Of all tensors that the operations hold; a view of a few values, spread over the volume, takes none."""
         tensors = (each for step in self.steps for each in step.call.tensors)
-        return sum({id(each): min(each.nbytes, each.untyped_storage().nbytes()) for each in tensors}.values())
+        return sum({id(each): held_bytes(each) for each in tensors}.values())
 
     def given(self, moments: Sequence[Moments]) -> Program:
         """The same program with the statistics of its first reductions; see `survey.py`."""
