@@ -183,7 +183,7 @@ def test_statistics_of_planes_are_of_their_volume(made, volume, noise, source, u
     thicker = volume(noise((6, 12, 16)), name="thicker.ome.zarr")
     with pytest.raises(ConfigError, match=r"is of planes 0:5 of 5 across z, needed are 0:6 of 6; give that of"):
         made(thicker, unet, file)
-    with pytest.raises(ConfigError, match=r"is of other layers \(.*'z'\) for .*'y'\)\); give that of this network"):
+    with pytest.raises(ConfigError, match=r"is of other layers \(.* across z, where this network has .* across y"):
         made(source, unet, file, "2d y")
 
 

@@ -194,9 +194,11 @@ class Fit:
     def _check_mode(self) -> None:
         options = self.options
         if self.model.footprint is None and self.norm.over_volume:
+            script = "TorchScript cannot be traced: give the network as .pt2 (torch.export), or "
             raise ModelError(
                 f"{options.model}: {self.settled.unknown}; statistics over the volume are of instance and group norm "
-                "and of means of everything alone; give --norm per-tile --stitching tile"
+                "and of means of everything alone, in networks that can be traced; "
+                f"{script if self.ref.kind == 'script' else ''}give --norm per-tile --stitching tile"
             )
         if self.model.footprint is None and self.mode.reads_halo:
             raise ModelError(

@@ -123,8 +123,9 @@ class NormStatistics:
         """
         own = tuple(each.layer for each in self.found)
         if own != tuple(layers):
-            differ = [f"{a or 'none'} for {b or 'none'}" for a, b in _differing(own, layers)]
-            raise ConfigError(f"norm frozen:{place}: is of other layers ({differ[0]}); give that of this network")
+            theirs, ours = _differing(own, layers)[0]
+            differ = f"{_named(theirs)}, where this network has {_named(ours)}"
+            raise ConfigError(f"norm frozen:{place}: is of other layers ({differ}); give that of this network")
         if self.weights != weights:
             raise ConfigError(f"norm frozen:{place}: is of other weights ({self.weights[:12]}, the model has "
                               f"{weights[:12]}); give that of this network")  # fmt: skip
@@ -145,6 +146,14 @@ class NormStatistics:
         stored = {"volpipe": FORMAT, "made": self.made, "weights": self.weights, "of": self.of,
                   "layers": [each.as_json() for each in self.found]}  # fmt: skip
         open_folder(place).put(NAME, json.dumps(stored, indent=1, default=str).encode())
+
+
+def _named(layer: Layer | None) -> str:
+    if layer is None:
+        return "none"
+    operation, module, groups, across = layer
+    planes = f" of planes across {across}" if across else ""
+    return f"{operation} of {groups} in {module or 'the network itself'}{planes}"
 
 
 def _differing(one: Sequence[Layer], two: Sequence[Layer]) -> list[tuple[Layer | None, Layer | None]]:

@@ -147,7 +147,8 @@ def _input_shape(location: str, program: torch.export.ExportedProgram) -> tuple[
     if fixed:
         raise ModelError(
             f"model {location}: takes one length only along {', '.join(fixed)}; export it again with "
-            "dynamic_shapes, torch.export.Dim.AUTO for every spatial axis"
+            "dynamic_shapes, torch.export.Dim.AUTO for every spatial axis; where its code makes numbers of a length "
+            "(torch.linspace(0, 1, n)), that fixes it: give it as package.module:factory"
         )
     return shape
 

@@ -129,7 +129,10 @@ def _refusing(shape: Sequence[int]) -> Iterator[None]:
     except CannotCapture:
         raise
     except Exception as error:  # torch.export raises whatever the network's code does
-        raise CannotCapture(f"torch.export cannot trace it on {tuple(shape)} voxels: {reason(error)}") from error
+        why = reason(error)
+        if "meta" in why and "cpu" in why:  # traced without values, on a device of its own
+            why += "; where its code makes a tensor, give it device=x.device"
+        raise CannotCapture(f"torch.export cannot trace it on {tuple(shape)} voxels: {why}") from error
     finally:
         of_torch.setLevel(level)
 
