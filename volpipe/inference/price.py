@@ -11,6 +11,7 @@ import math
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -120,12 +121,17 @@ def forward_price(
     """
     size = (batch, model.in_channels, *shape)
     try:
-        network = copy.deepcopy(model.network).to("meta", precision.compute)
+        network = _on_meta(model, precision.compute)
         flops, peak = count_pass(network, torch.empty(size, dtype=precision.compute, device="meta"), device)
     except (AssertionError, NotImplementedError, RuntimeError):  # TorchScript, tensors made without device=
         flops, peak = _count_small(model, size, precision, device)
     peak += cast_bytes(model, shape, batch, precision)
     return ForwardPrice(flops, peak, weight_bytes(model.network, precision))
+
+
+@lru_cache(maxsize=4)  # a plan prices many tiles of one network, and the copy takes longer than the count
+def _on_meta(model: Model, dtype: torch.dtype) -> torch.nn.Module:
+    return copy.deepcopy(model.network).to("meta", dtype)
 
 
 def cast_bytes(model: Model, shape: Sequence[int], batch: int, precision: Precision) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 
 from torch import nn
 
@@ -17,6 +18,7 @@ from volpipe.models.sizes import sizer_of
 AMPLE = 32  # voxels along the other axes, or two periods: the smaller of the tiles that a network was tried on
 
 
+@lru_cache(maxsize=4)  # jobs of one process mostly use one network
 def with_smallest(network: nn.Module, in_channels: int, footprint: Footprint) -> Footprint:
     """The footprint, admitting no length that the network refuses; as it is where nothing can be told."""
     if any(axis.window is not None for axis in footprint.axes):
