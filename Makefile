@@ -16,7 +16,7 @@ demo: $(VENV)/.installed
 
 # two at a time, each with one thread of its own: tests that start workers of their own would crowd a larger machine
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 30
 
 test-all: test test-servers
 
