@@ -99,6 +99,7 @@ SMALL = {
     "coordinates": Net(
         lambda net, x: net.c(torch.cat([x, torch.linspace(0, 1, x.shape[3]).expand_as(x).to(x)], 1)), c=conv(2, 1)
     ),
+    "made like the image": Net(lambda net, x: net.c(x) + torch.ones_like(x, device=x.device), c=conv(1, 1)),
     "two plain convolutions, in slabs": nn.Sequential(conv(1, 2), nn.ReLU(), conv(2, 2, 5), nn.ReLU(), conv(2, 1)),
     "corners of a network": Net(
         lambda net, x: net.c(functional.interpolate(net.a(x), scale_factor=2, mode="bilinear", align_corners=True)),

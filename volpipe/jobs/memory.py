@@ -1,7 +1,7 @@
 """What a worker process is promised to hold, everything counted (benchmarks/memory.py sets it beside the peak).
 
 process                       python, torch, zarr and dask, imported
-weights                       once per process
+weights                       once per process, with the constants that its programs hold beside them
 per slot   read               the block's voxels with halo, and its copy while chunks are decoded
            product            the block's encoded core, and its shards while they are compressed
            summed             its values before they are encoded, where tiles are weighted and added up

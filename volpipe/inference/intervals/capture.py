@@ -265,7 +265,8 @@ class _Reader:
                 return each
             return places[each] if each in places else self._constant(each)
 
-        args, kwargs = _mapped(operation.args, stand_in), _mapped(operation.kwargs, stand_in)
+        named = {name: each for name, each in operation.kwargs.items() if name != "device"}  # where its input is
+        args, kwargs = _mapped(operation.args, stand_in), _mapped(named, stand_in)
         numbers, channels = tuple(self.numbers[each] for each in inputs), (*value.shape, 1, 1)[1]
         size = one if flat else tuple(value.shape[2:])
         call = Call(operation.target, args, kwargs, sizes, size, where, value.dtype, pick, channels, flat)
