@@ -51,13 +51,6 @@ def test_another_setting_is_refused_and_restart_takes_it(apply, output):
     assert zarr.open(output)["0"].dtype == "float32"
 
 
-def test_a_local_cluster_is_the_default(apply, output):
-    answer = apply("--workers", 1, "--threads", 1, "--memory-per-worker", "1GiB", serial=())
-    assert answer.code == 0
-    assert re.search(r"1 local worker\(s\) of 1 slot\(s\), dashboard http://127.0.0.1:\d+", answer.out)
-    assert zarr.open(output)["0"].shape == (16, 24, 40)
-
-
 def test_a_dry_run_prints_the_plan_and_writes_nothing(apply, tree):
     before = tree()
     answer = apply("--dry-run")

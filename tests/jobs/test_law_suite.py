@@ -67,6 +67,7 @@ CELLS = [(m, a) for m in MODES for a in ACROSS if a != "orthoslice" or MODES[m].
 EXACT_CELLS = [(mode, assembly) for mode, assembly in CELLS if not MODES[mode].inexact]
 TRIED = [(m, a) for m, a in EXACT_CELLS if a in ("3d", "orthoslice", "2d y")]  # planes across z and x are as across y
 AXES = [(m, a, axis) for m, a in TRIED for axis in range(3) if ACROSS[a] != [axis]]
+AS_THEIRS = [(m, a) for m, a in CELLS if a in ("3d", "orthoslice") and m not in ("linear", "hann")]  # of other cells
 LATTICE_AXES = [cell for cell in AXES if "exact" not in cell[0]]  # which knows where in the volume a layer is
 
 every_cell = pytest.mark.parametrize(("mode", "assembly"), CELLS)
@@ -107,7 +108,7 @@ def inputs(tmp_path_factory, write_as, noise, network):
 def make(tmp_path_factory, inputs):
     """`make(mode, assembly, engine, block, long) -> (attributes, voxels)`, serial unless there is a cluster."""
 
-    def go(mode, assembly, engine="blocks", block=ON_TILES, long=None, audit=0, cluster=None):
+    def go(mode, assembly, engine="blocks", *, block=ON_TILES, long=None, audit=0, cluster=None):
         source, model, _ = inputs(mode, assembly, shape_of(mode, assembly, long))
         name, *axis = assembly.split()
         options = {"assembly": name, "tile": TILE, **MODES[mode].options} | ({"axis": axis[0]} if axis else {})
@@ -127,8 +128,13 @@ def make(tmp_path_factory, inputs):
 
 @pytest.fixture(scope="module")
 def made(make):
-    """`make`, which makes no product twice."""
-    return cache(make)
+    """`made(mode, assembly, engine, block, cluster)`: as `make`, audited, and no product is made twice."""
+
+    @cache
+    def go(mode, assembly, engine, block=ON_TILES, cluster=None):
+        return make(mode, assembly, engine, block=block, audit=2 * (block == ON_TILES), cluster=cluster)
+
+    return go
 
 
 @pytest.fixture
@@ -150,7 +156,7 @@ def reference(inputs, whole):
 @every_engine
 @every_cell
 def test_the_product_is_its_reference_or_says_why_not(made, reference, error, mode, assembly, engine):
-    attributes, voxels = made(mode, assembly, engine, audit=2)
+    attributes, voxels = made(mode, assembly, engine)
     reason = MODES[mode].inexact
     assert attributes["exact"] is not bool(reason)
     assert attributes["exact_reason"].startswith(reason)
@@ -162,7 +168,7 @@ def test_the_product_is_its_reference_or_says_why_not(made, reference, error, mo
 
 @every_cell
 def test_the_product_says_how_it_was_stitched(made, mode, assembly):
-    said = made(mode, assembly, audit=2)[0]["stitching"]
+    said = made(mode, assembly, "blocks")[0]["stitching"]
     names = {"padded": "overlap", "unpadded": "valid", "windowed": "windows"}
     asked = {"mode": names[MODES[mode].network]} | MODES[mode].options | {"assembly": assembly.split()[0]}
     asked["mode"] = asked.pop("stitching", asked["mode"])
@@ -173,17 +179,17 @@ def test_the_product_says_how_it_was_stitched(made, mode, assembly):
 @every_cell
 def test_the_engines_make_the_same_product(made, mode, assembly):
     """To the bit: blocks of whole tiles have the same tiles in each; blended ones are summed in another order."""
-    (_, one), (_, two) = (made(mode, assembly, engine, audit=2) for engine in ENGINES)
+    (_, one), (_, two) = (made(mode, assembly, engine) for engine in ENGINES)
     np.testing.assert_allclose(one, two, rtol=0, atol=1e-13 if "blend" in MODES[mode].options else 0)
 
 
 @pytest.mark.parametrize(
     ("mode", "assembly", "engine"),
-    [(m, a, e) for m, a in CELLS for e in ENGINES if e == "blocks" or m not in ("linear", "hann")],  # as gaussian
+    [(m, a, e) for m, a in CELLS for e in ENGINES if e == "blocks" or (m, a) in AS_THEIRS],
 )
 def test_the_blocks_change_nothing(made, error, mode, assembly, engine):
     """To the bit where a tile that a block cuts is computed whole."""
-    (_, one), (_, two) = made(mode, assembly, engine, audit=2), made(mode, assembly, engine, OFF_TILES)
+    (_, one), (_, two) = made(mode, assembly, engine), made(mode, assembly, engine, block=OFF_TILES)
     assert error(two, one) < EXACT
     if mode in ("tile", "windows"):
         np.testing.assert_array_equal(two, one)
@@ -196,10 +202,13 @@ def two_workers():
         yield cluster.scheduler_address
 
 
-@every_engine
-def test_two_workers_change_nothing(made, two_workers, engine):
+@pytest.mark.parametrize(
+    ("mode", "assembly", "engine"),
+    [*(("overlap", "orthoslice", engine) for engine in ENGINES), ("windows", "3d", "blocks")],
+)
+def test_two_workers_change_nothing(made, two_workers, mode, assembly, engine):
     """To the bit, in a mean of three, where the order of summation counts."""
-    (_, one), (_, two) = (made("overlap", "orthoslice", engine, cluster=where) for where in (None, two_workers))
+    (_, one), (_, two) = made(mode, assembly, engine), made(mode, assembly, engine, cluster=two_workers)
     np.testing.assert_array_equal(two, one)
 
 

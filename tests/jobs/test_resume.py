@@ -1,10 +1,6 @@
 """A run that was killed goes on where it stopped; what is lost or damaged afterwards is found."""
 
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -22,66 +18,10 @@ from volpipe.volume.verify import receipts_of, verify
 
 UNET = "preset:unet3d_l3_w3"
 SERIAL = RunSettings(serial=True, threads=1, memory_per_worker="4GiB")
-SHAPE = (32, 64, 80)
-TASKS = 2 * 4 * 5 + 2 * 2 * 3 + 1 * 1 * 2 + 1 + 2  # shards of 16 x 16 x 16 in four levels, and the audit's boxes
-
-
-def command(source, place):
-    words = ["apply", source, place, "--model", UNET, "--block", "16,16,16", "--workers", "1", "--threads", "2"]
-    return [sys.executable, "-m", "volpipe", *words, "--memory-per-worker", "1GiB", "--stitching", "overlap"]
-
-
-def receipts(place):
-    return {(receipt["work"], receipt["item"]): receipt for receipt in Ledger(place).receipts()}
-
-
-def killed_midway(words, place, at_least):
-    """Start a command in a process group of its own, and kill all of it when the ledger tells of some blocks."""
-    with subprocess.Popen(words, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
-        until = time.monotonic() + 90
-        while len(receipts(place)) < at_least and time.monotonic() < until and child.poll() is None:
-            time.sleep(0.05)
-        os.killpg(child.pid, signal.SIGKILL)
-        assert child.wait() == -signal.SIGKILL
-    while alive(child.pid) and time.monotonic() < until:  # until no worker is left that could still write
-        time.sleep(0.05)
-    assert not alive(child.pid)
-
-
-def alive(group):
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def voxels(place):
     return {path: array[:] for path, array in zarr.open_group(place, mode="r").arrays()}
-
-
-def test_a_killed_run_goes_on_and_equals_an_uninterrupted_one(volume, noise, tmp_path):
-    source, place = volume(noise(SHAPE)), str(tmp_path / "killed.ome.zarr")
-    killed_midway(command(source, place), place, at_least=8)
-    before = receipts(place)
-    assert 8 <= len(before) < TASKS
-    assert "state is 'running'" in validate(place)[0]
-
-    again = subprocess.run(command(source, place), capture_output=True, text=True, timeout=100, check=True)
-    assert f"done: {TASKS - len(before)} tasks" in again.stdout
-    assert f"{len(before)} before" in again.stdout
-    lines = list(Ledger(place).receipts())
-    assert len(lines) == TASKS  # none was done twice
-    assert all(receipts(place)[name] == receipt for name, receipt in before.items())
-
-    whole = str(tmp_path / "whole.ome.zarr")
-    job = ApplyJob(input=source, output=whole, model=UNET, block=(16, 16, 16), stitching="overlap")
-    run(job, SERIAL, progress=None)
-    found, expected = voxels(place), voxels(whole)
-    assert found.keys() == expected.keys() == {"0", "1", "2", "3"}
-    for level, array in expected.items():
-        np.testing.assert_array_equal(found[level], array)
-    assert verify(place, receipts_of(place)) == []
 
 
 @pytest.fixture

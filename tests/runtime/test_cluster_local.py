@@ -1,7 +1,7 @@
 """Workers of this machine: how they are started, and that nothing of them is left."""
 
-import json
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -9,13 +9,18 @@ import tempfile
 import numpy as np
 import psutil
 import pytest
+import zarr
 
+from volpipe.jobs.apply import ApplyJob
 from volpipe.jobs.importing import ImportJob
 from volpipe.jobs.pyramid import PyramidJob
 from volpipe.jobs.statistics import StatisticsJob
 from volpipe.runtime import allocator, cluster
 from volpipe.runtime.run import run
 from volpipe.runtime.settings import RunSettings
+from volpipe.volume.ledger import Ledger
+from volpipe.volume.validate import validate
+from volpipe.volume.verify import receipts_of, verify
 
 SHAPE, BLOCKS = (64, 64, 80), 12  # of 32 a side
 
@@ -103,42 +108,25 @@ def test_nothing_is_left_of_a_crew(crew, scratch):
     assert not list(scratch.iterdir())
 
 
-@pytest.fixture
-def command(processes, write_as, tmp_path):
-    """`command() -> process`: `volpipe apply` over 12 blocks, in a session of its own."""
+def receipts(place):
+    return {(receipt["work"], receipt["item"]): receipt for receipt in Ledger(place).receipts()}
+
+
+def test_a_run_that_was_interrupted_and_killed_goes_on_and_equals_another(
+    processes, members_of, eventually, write_as, tmp_path
+):
     voxels = np.random.default_rng(0).integers(0, 255, SHAPE).astype("uint8")
-    source = write_as("ome-zarr-0.5", voxels, tmp_path)
+    source, place = write_as("ome-zarr-0.5", voxels, tmp_path), str(tmp_path / "out.ome.zarr")
     (tmp_path / "scratch").mkdir()
+    words = [source, place, "--model", "preset:unet3d_l3_w2", "--stitching", "overlap", "--block", 32, "--tile", 32]
+    words += ["--precision", "fp64"]  # slow: some blocks must still be missing when a signal comes
+    words += ["--workers", 1, "--threads", 1, "--memory-per-worker", "4GiB"]
 
     def start():
-        options = {
-            "--model": "preset:unet3d_l3_w2",
-            "--stitching": "overlap",
-            "--precision": "fp64",  # slow: some blocks must still be missing when the signal comes
-            "--block": "32,32,32",
-            "--tile": "32,32,32",
-            "--workers": 1,
-            "--threads": 1,
-            "--memory-per-worker": "4GiB",
-        }
-        words = [word for option in options.items() for word in option]
-        output = tmp_path / "out.ome.zarr"
-        return processes.start(
-            "apply", "volpipe", "apply", source, output, *words, "--no-pyramid", TMPDIR=str(tmp_path / "scratch")
-        )
+        return processes.start("apply", "volpipe", "apply", *words, TMPDIR=str(tmp_path / "scratch"))
 
-    return start
-
-
-def receipts(tmp_path):
-    parts = sorted((tmp_path / "out.ome.zarr.ledger").glob("receipts-*"))
-    lines = [json.loads(line) for part in parts for line in part.read_text().splitlines()]
-    return [line["item"] for line in lines if line["work"] == "apply"]
-
-
-def test_what_an_interrupted_and_a_killed_run_leave(command, processes, members_of, eventually, tmp_path):
-    process = command()
-    eventually(lambda: receipts(tmp_path))
+    process = start()
+    eventually(lambda: receipts(place))
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
     assert process.wait(timeout=30) == 130
     said = processes.log("apply").read_text()
@@ -146,13 +134,32 @@ def test_what_an_interrupted_and_a_killed_run_leave(command, processes, members_
     assert "Traceback" not in said
     eventually(lambda: not members_of(process), within_s=5)
     assert not [path for path in (tmp_path / "scratch").rglob("*") if path.is_file()]
+    interrupted = receipts(place)
+    assert 0 < len(interrupted) < BLOCKS
 
-    done = receipts(tmp_path)
-    assert 0 < len(done) < BLOCKS
-
-    process = command()
-    eventually(lambda: len(receipts(tmp_path)) > len(done))
+    process = start()
+    eventually(lambda: len(receipts(place)) > len(interrupted))
     process.kill()  # no handler runs, and no worker stays
     process.wait()
     eventually(lambda: not members_of(process), within_s=20)
-    assert len(set(receipts(tmp_path))) == len(receipts(tmp_path)) < BLOCKS  # it went on: nothing was done twice
+    killed = receipts(place)
+    assert len(killed) < BLOCKS
+    assert "state is 'running'" in validate(place)[0]
+
+    said, fields = [], {"input": str(source), "model": "preset:unet3d_l3_w2", "stitching": "overlap"}
+    fields |= {"block": (32, 32, 32), "tile": (32, 32, 32), "precision": "fp64"}
+    local = RunSettings(workers=1, threads=1, memory_per_worker="4GiB")
+    summary = run(ApplyJob(output=place, **fields), local, on_start=said.append, progress=None)
+    assert re.match(r"1 local worker\(s\) of 1 slot\(s\), dashboard http://127.0.0.1:\d+", said[0])
+    done = receipts(place)
+    assert (summary.done, summary.before) == (len(done) - len(killed), len(killed))
+    assert len(list(Ledger(place).receipts())) == len(done)  # none was done twice
+    assert all(done[name] == receipt for name, receipt in killed.items())
+
+    whole = str(tmp_path / "whole.ome.zarr")
+    run(ApplyJob(output=whole, **fields), RunSettings(serial=True, threads=1), progress=None)
+    found, expected = (dict(zarr.open_group(each, mode="r").arrays()) for each in (place, whole))
+    assert found.keys() == expected.keys() == {"0", "1", "2"}
+    for level, array in expected.items():
+        np.testing.assert_array_equal(found[level][:], array[:])
+    assert verify(place, receipts_of(place)) == []

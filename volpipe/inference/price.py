@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry
 
@@ -25,6 +24,7 @@ from volpipe.geometry import AxisFootprint
 from volpipe.inference.precision import Precision
 from volpipe.models import kernels
 from volpipe.models.model import Model
+from volpipe.models.shapes import Pass
 
 _CONVOLUTIONS = (torch.ops.aten.convolution, torch.ops.aten._convolution)  # the latter in a traced script
 SMALL_TILE = 64  # voxels along an axis: the larger of the tiles that a user's network was tried on
@@ -39,25 +39,20 @@ class ForwardPrice:
     weight_bytes: int
 
 
-class Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Count(Pass):  # type: ignore[no-untyped-call]
     """Adds up operations by torch's own formulas, and the bytes of the storages alive; `peak` is the largest sum seen.
 
-    Not `FlopCounterMode`: as every mode does by default it imports torch's compiler (2.2 s). Some operations on meta
-    tensors do so themselves (torch.cat), a plain stack of convolutions does not.
+    Not `FlopCounterMode`, which imports torch's compiler (models/shapes.py).
     """
 
     def __init__(self, device: str = "cpu", computes: torch.dtype | None = None) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._on_cpu = device == "cpu"
         self._computes = computes
         self.flops = 0
         self.alive = 0
         self.peak = 0
         self._seen: weakref.WeakSet[Any] = weakref.WeakSet()
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False
 
     def ignore(self, tensor: Tensor) -> None:
         """A tensor that is counted elsewhere, and what shares its memory."""
@@ -82,7 +77,7 @@ class Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
+        out = super().__torch_dispatch__(func, types, args, kwargs)
         if formula := flop_registry.get(func.overloadpacket):
             self.flops += formula(*args, **kwargs, out_val=out)
         if func.overloadpacket in _CONVOLUTIONS and self._unrolls(args[0], args[1]):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from volpipe.errors import reason
 from volpipe.models import stand_in
+from volpipe.models.shapes import Pass
 
 SHORTEST, LONGEST = 4, 256  # edges of the cube with which a network is first met
 OVERHEAD = 4096  # voxels; below them a pass takes about as long as with one
@@ -64,7 +65,8 @@ class Sizer:
 
     def _asked(self, network: nn.Module, shape: Sequence[int]) -> tuple[int, ...]:
         try:
-            return tuple(self._run(network, zeros(network, self._in_channels, shape)).shape[2:])
+            with Pass():
+                return tuple(self._run(network, zeros(network, self._in_channels, shape)).shape[2:])
         except Exception as error:  # a network's own way to say that it does not take a length
             self.refusal = reason(error)
             return (0,) * len(shape)

@@ -25,6 +25,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
+from volpipe.models.shapes import Pass
+
 LEAST_CHANNELS = 4  # of a thinned layer; with fewer a whole layer may die in a ReLU
 CUTS = (2, 4, 8, 16, 32, 64)
 DRAWS = 6  # of random weights, until one leaves no layer dead
@@ -82,7 +84,7 @@ class StayInFloat64(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **kwargs)
 
 
-class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Trace(Pass):  # type: ignore[no-untyped-call]
     """What the operations of one pass make.
 
     Attributes:
@@ -92,12 +94,12 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.shapes: Shapes = []
         self.dead, self.lowers = 0, False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
+        out = super().__torch_dispatch__(func, types, args, kwargs)
         given, made = list(_floats(args)), list(_floats(out))
         self.shapes.append((str(func), [tuple(x.shape) for x in made]))
         self.dead += any(map(_is_flat, made)) and not all(map(_is_flat, given))
@@ -133,7 +135,7 @@ def best_cut(network: nn.Module, run: Run) -> int:
 
 def operations(network: nn.Module, run: Run) -> float:
     """Floating-point operations of one pass."""
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter, Pass():
         run(network)
     return float(counter.get_total_flops())
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from volpipe.models.shapes import Pass
 from volpipe.models.stand_in import quietly
 
 MOVES_NOTHING = (
@@ -35,16 +35,16 @@ Step = tuple[str, tuple[Any, ...]]
 Shape = Sequence[int]
 
 
-class _Steps(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Steps(Pass):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.steps: list[Step] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
         if name.removeprefix("_") not in MOVES_NOTHING:
             self.steps.append((name, tuple(_flat((args, sorted((kwargs or {}).items()))))))
-        return func(*args, **(kwargs or {}))
+        return super().__torch_dispatch__(func, types, args, kwargs)
 
 
 def _flat(argument: Any) -> Iterator[Any]:
