@@ -8,6 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+
+def pytest_collection_modifyitems(items):
+    """Tests that start processes of their own come first: they take longest, and at the end one would run alone."""
+    items.sort(key=lambda item: "runtime" not in item.path.parts)
+
+
 CHUNK = (16, 20, 24)  # divides none of the test volumes
 
 

@@ -18,6 +18,7 @@ from volpipe.jobs.apply import ApplyJob
 from volpipe.jobs.audit import AuditJob, AuditWork, outcome
 from volpipe.jobs.importing import ImportJob
 from volpipe.models.mae import MAEArchitecture
+from volpipe.models.unet import UNetArchitecture
 from volpipe.plan import Budget
 from volpipe.runtime.run import run
 from volpipe.runtime.settings import RunSettings
@@ -36,13 +37,19 @@ FLOAT32 = {"precision": "fp32", "output_dtype": "float32"}
 UINT8 = {"precision": "fp32", "output_dtype": "uint8", "output_range": (-4.0, 4.0)}
 
 
+@pytest.fixture(scope="session")
+def small(network):
+    """A network of two levels: for what does not depend on how far one sees."""
+    return network(UNetArchitecture(3, levels=2, width=3))
+
+
 @pytest.fixture
-def made(volume, noise, applied):
+def made(volume, noise, applied, small):
     """`made(model, shape, **options) -> product's location`."""
 
     numbers = itertools.count()
 
-    def go(model=UNET, shape=SHAPE, **options):
+    def go(model=small, shape=SHAPE, **options):
         source = volume(noise(shape), name=f"in{next(numbers)}.ome.zarr")
         return applied(source, model, **{"block": BLOCK, "pyramid": False} | options)[0]
 
@@ -224,24 +231,24 @@ def test_one_tile_has_nothing_to_audit(made):
     assert (attributes["exact"], attributes["audit"]["boxes"]) == (True, 0)
 
 
-def test_a_finished_run_has_nothing_to_do_whatever_the_audit(volume, noise, applied):
+def test_a_finished_run_has_nothing_to_do_whatever_the_audit(volume, noise, applied, small):
     source = volume(noise(SHAPE))
-    place, _ = applied(source, UNET, block=BLOCK, pyramid=False, audit=2)
+    place, _ = applied(source, small, block=BLOCK, pyramid=False, audit=2)
     before = len(list(Ledger(place).receipts()))
-    applied(source, UNET, block=BLOCK, pyramid=False, audit=2, output=place)
+    applied(source, small, block=BLOCK, pyramid=False, audit=2, output=place)
     assert len(list(Ledger(place).receipts())) == before
-    applied(source, UNET, block=BLOCK, pyramid=False, audit=5, output=place)
+    applied(source, small, block=BLOCK, pyramid=False, audit=5, output=place)
     assert len(list(Ledger(place).receipts())) == before + 3
     assert open_product(place).attributes["audit"]["boxes"] == 5
 
 
-def test_an_audit_that_looked_at_more_is_kept(volume, noise, applied):
+def test_an_audit_that_looked_at_more_is_kept(volume, noise, applied, small):
     """What `volpipe audit` found is not undone by the run's own few boxes, when the same command is given again."""
     source = volume(noise(SHAPE))
-    place, _ = applied(source, UNET, block=BLOCK, pyramid=False, audit=2, **FLOAT32)
+    place, _ = applied(source, small, block=BLOCK, pyramid=False, audit=2, **FLOAT32)
     change(place, 1, lambda voxels: voxels * np.float32(1.05))
     assert audited(place, boxes=9)["exact"] is False
-    applied(source, UNET, block=BLOCK, pyramid=False, audit=2, output=place, **FLOAT32)
+    applied(source, small, block=BLOCK, pyramid=False, audit=2, output=place, **FLOAT32)
     attributes = open_product(place).attributes
     assert (attributes["exact"], attributes["audit"]["boxes"]) == (False, 9)
 
@@ -291,20 +298,20 @@ def test_boxes_anywhere_in_a_ragged_product_can_be_judged(made, mode, shape):
     assert attributes["exact"] is (mode == "overlap")
 
 
-def test_masked_blocks_are_left_out(volume, noise, applied):
+def test_masked_blocks_are_left_out(volume, noise, applied, small):
     mask = np.ones(SHAPE, "uint8")
     mask[:16] = 0
     source, mask = volume(noise(SHAPE)), volume(mask, name="mask.ome.zarr")
-    place, _ = applied(source, UNET, block=BLOCK, pyramid=False, mask=mask, audit=8)
+    place, _ = applied(source, small, block=BLOCK, pyramid=False, mask=mask, audit=8)
     attributes = open_product(place).attributes
     assert (attributes["exact"], attributes["audit"]["boxes"]) == (True, 8)
 
 
-def test_a_mask_that_leaves_one_block_leaves_nothing_to_audit(volume, noise, applied):
+def test_a_mask_that_leaves_one_block_leaves_nothing_to_audit(volume, noise, applied, small):
     mask = np.zeros(SHAPE, "uint8")
     mask[:16] = 1
     source, mask = volume(noise(SHAPE)), volume(mask, name="mask.ome.zarr")
-    place, _ = applied(source, UNET, block=BLOCK, pyramid=False, mask=mask)
+    place, _ = applied(source, small, block=BLOCK, pyramid=False, mask=mask)
     attributes = open_product(place).attributes
     assert (attributes["exact_reason"], attributes["audit"]["boxes"]) == ("not audited", 0)
 
@@ -349,20 +356,20 @@ def test_an_input_that_was_moved_is_named(made, tmp_path):
     assert audited(place, input=str(tmp_path / "moved.ome.zarr"))["exact"] is True
 
 
-def test_a_mask_that_was_moved_is_named_and_must_be_the_same(volume, noise, applied, tmp_path):
+def test_a_mask_that_was_moved_is_named_and_must_be_the_same(volume, noise, applied, tmp_path, small):
     on = np.ones(SHAPE, "uint8")
     on[:16] = 0
     mask = volume(on, name="mask.ome.zarr")
     other = volume(on[::2, ::2, ::2], name="other.ome.zarr", voxel_size_um=(0.016, 0.008, 0.008))
     source = volume(noise(SHAPE))
-    place, _ = applied(source, UNET, block=BLOCK, pyramid=False, mask=mask)
+    place, _ = applied(source, small, block=BLOCK, pyramid=False, mask=mask)
     (tmp_path / "mask.ome.zarr").rename(tmp_path / "moved.ome.zarr")
     with pytest.raises(VolumeError, match=r"mask\.ome\.zarr: no such file.*was it moved"):
         audited(place)
     assert audited(place, mask=str(tmp_path / "moved.ome.zarr"))["exact"] is True
     with pytest.raises(ProductError, match=r"from something else \(mask\.metadata.*--mask where they lie now"):
         audited(place, mask=other)
-    bare, _ = applied(source, UNET, block=BLOCK, pyramid=False)
+    bare, _ = applied(source, small, block=BLOCK, pyramid=False)
     with pytest.raises(ProductError, match=r"from something else \(mask\.metadata"):
         audited(bare, mask=other)
 
