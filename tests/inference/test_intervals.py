@@ -13,7 +13,7 @@ from volpipe.geometry import Box
 from volpipe.inference.intervals import capture, footprint_of, recipe
 from volpipe.inference.intervals.rule import CannotCapture
 from volpipe.models.architecture import build_random
-from volpipe.models.layers import Joined
+from volpipe.models.layers import Joined, OneByOne
 from volpipe.models.presets import preset
 
 EXACT = 1e-12  # std of the whole result
@@ -314,3 +314,10 @@ def test_the_footprint_of_a_program_covers_every_tile_of_its_volume():
 def test_a_program_that_changes_the_resolution_tells_no_footprint():
     with pytest.raises(CannotCapture, match=r"makes \(4, 4\) voxels of \(8, 8\)"):
         footprint_of(capture(nn.Conv2d(1, 1, 2, 2), (8, 8)))
+
+
+def test_modules_are_named_as_whoever_wrote_them_knows_them():
+    network = OneByOne(Joined(Net(lambda net, x: (net.a(x), net.b(x)), a=conv(1, 2), b=nn.Sequential(conv(1, 2)))))
+    steps = capture(network.eval(), (16, 20)).steps
+    assert [step.call.where for step in steps if "conv" in step.call.name] == ["a", "b.0"]
+    assert [step.call.where for step in steps if "cat" in step.call.name] == [""]

@@ -53,7 +53,8 @@ def _is_number(value: Any) -> bool:
 
 
 def read_by(parse: Callable[[str], Any]) -> Callable[[str | None], str | None]:
-    """A validator that keeps a text as it is, and refuses one that `parse` does with what `parse` says.
+    """A validator that keeps a text as it is, and refuses one that `parse` does with what `parse` says: after the text,
+    which the error of a field names at its end.
 
     As a ValueError: pydantic would let ours through, without its path and in place of all other errors.
     """
@@ -63,7 +64,8 @@ def read_by(parse: Callable[[str], Any]) -> Callable[[str | None], str | None]:
             if text is not None:
                 parse(text)
         except VolpipeError as error:
-            raise ValueError(str(error)) from None
+            said = str(error)
+            raise ValueError(said.partition(f"{text!r}: ")[2] or said) from None
         return text
 
     return check

@@ -27,6 +27,10 @@ from volpipe.inference.intervals.reduction import split
 from volpipe.inference.intervals.rule import Call, CannotCapture, Volume, rule_of
 from volpipe.models import kernels
 from volpipe.models.external import OF_TORCH
+from volpipe.models.held import Held
+from volpipe.models.layers import Joined, OneByOne
+
+_OURS = {f"{kind.__module__}.{kind.__qualname__}" for kind in (Held, Joined, OneByOne)}  # around a user's network
 
 
 def capture(network: nn.Module, shape: Sequence[int], in_channels: int = 1) -> Program:
@@ -296,6 +300,7 @@ def _mapped(value: Any, function: Any) -> Any:
 
 
 def _module(node: fx.Node) -> str:
-    """The path of the module that calls an operation."""
-    stack: Iterator[Any] = iter(reversed((node.meta.get("nn_module_stack") or {"": ("", None)}).values()))
-    return str(next(stack)[0])
+    """The path of the module that calls an operation, as whoever wrote the network knows it."""
+    stack = list((node.meta.get("nn_module_stack") or {"": ("", None)}).values())
+    ours = sum(kind in _OURS for _, kind in stack)
+    return ".".join(str(stack[-1][0]).split(".")[ours:])
