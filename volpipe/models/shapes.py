@@ -1,7 +1,7 @@
 """Passes on meta tensors, which have a shape and no values.
 
-torch's kernels for them are Python; a batch norm (an instance norm is one, too) is made of twenty, which take three
-quarters of a U-Net's pass. Here it makes a tensor like its image, which is all that it does to a shape.
+torch's kernels for them are Python; a batch norm (an instance norm is one, too) is made of twenty, which take most
+of a U-Net's pass. Here it makes a tensor like its image, which is all that it does to a shape.
 """
 
 from __future__ import annotations
