@@ -77,6 +77,7 @@ SMALL = {
     "corners": Net(lambda _, x: functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)),
     "pixel shuffle": nn.Sequential(conv(1, 8), nn.PixelShuffle(2), conv(2, 1)),
     "several images": Joined(Net(lambda net, x: {"a": net.a(x), "b": net.b(net.a(x))}, a=conv(1, 2), b=conv(2, 3, 5))),
+    "images apart": OneByOne(nn.Sequential(conv(1, 2), nn.BatchNorm2d(2, track_running_stats=False), conv(2, 1))),
     "dense": Net(
         lambda net, x: net.c(torch.cat([net.b(torch.cat([x, a := net.a(x)], 1)), a, x], 1)),
         a=conv(1, 2),
@@ -166,18 +167,18 @@ def test_a_block_is_that_block_of_the_whole(name):
 
 
 def check(network, shape):
-    """The law, for every block of `blocks_of`."""
-    volume = torch.randn(1, 1, *shape, dtype=torch.float64)
+    """The law, for every block of `blocks_of`; of every fourth in two images at once."""
+    volume = torch.randn(2, 1, *shape, dtype=torch.float64)
     with torch.no_grad():
-        whole = network(volume)
+        whole = torch.cat([network(image) for image in volume.split(1)])
     program, before = capture(network, shape), volume.clone()
     assert program.shape == tuple(whole.shape[2:])
     worst = 0.0
-    for block in blocks_of(program.shape):
-        plan = program.plan(block)
-        made = plan(volume[(..., *plan.read.slices)])
-        assert made.shape[2:] == block.shape
-        worst = max(worst, float((made - whole[(..., *block.slices)]).abs().max()))
+    for number, block in enumerate(blocks_of(program.shape)):
+        plan, images = program.plan(block), slice(0, 2) if number % 4 == 0 else slice(number % 2, number % 2 + 1)
+        made, expected = plan(volume[(images, slice(None), *plan.read.slices)]), whole[images]
+        assert made.shape == (*expected.shape[:2], *block.shape)
+        worst = max(worst, float((made - expected[(..., *block.slices)]).abs().max()))
     assert worst <= EXACT * float(whole.std())
     assert torch.equal(volume, before)
 
@@ -208,6 +209,7 @@ def added(make):
 
 
 PLACES = {  # made of coordinates, on a box of them alone
+    "as CoordConv does": with_channels(lambda x: lines(x)[0].view(1, 1, -1, 1).repeat(len(x), 1, 1, x.shape[3]), 1),
     "expanded": with_channels(lambda x: torch.stack(mesh(x))[None].expand(len(x), -1, -1, -1), 2),
     "repeated": with_channels(lambda x: torch.stack(mesh(x)).unsqueeze(0).repeat(len(x), 1, 1, 1), 2),
     "channels last": with_channels(lambda x: (torch.stack(mesh(x), -1) * 2).permute(2, 0, 1)[None], 2),
@@ -321,3 +323,16 @@ def test_modules_are_named_as_whoever_wrote_them_knows_them():
     steps = capture(network.eval(), (16, 20)).steps
     assert [step.call.where for step in steps if "conv" in step.call.name] == ["a", "b.0"]
     assert [step.call.where for step in steps if "cat" in step.call.name] == [""]
+
+
+def test_what_serves_one_image_alone_is_known():
+    alone = {
+        name: capture(*network_of(name)).alone for name in ("images apart", "coordinates", "batch norm", "milesial")
+    }
+    assert alone == {"images apart": True, "coordinates": True, "batch norm": False, "milesial": False}
+
+
+def test_numbers_made_on_the_images_device_have_no_values_and_are_refused():
+    network = Net(lambda net, x: net.c(x - torch.tensor([0.5], device=x.device)), c=conv(1, 1))
+    with pytest.raises(CannotCapture, match=r"makes a tensor of numbers on the device of the image.*register_buffer"):
+        capture(network, (16, 16))

@@ -1,7 +1,6 @@
 """Statistics of planes, in float64: under `exact` a product is the 2D network on each whole plane, across any axis."""
 
 import copy
-import json
 import pickle
 import shutil
 from collections import Counter
@@ -13,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from volpipe.errors import ConfigError, ProductError, RunError
+from volpipe.errors import ConfigError, ProductError
 from volpipe.inference.statistics import PlaneSets
 from volpipe.jobs.apply import ApplyJob
 from volpipe.jobs.audit import AuditJob
@@ -85,6 +84,29 @@ def test_exact_is_the_network_on_each_whole_plane(made, noise, source, network, 
     assert error(voxels, on_planes(model, noise(SHAPE), assembly)) < EXACT
     assert (attributes["exact"], attributes["exact_reason"]) == (True, "")
     assert attributes["audit"]["boxes"]
+
+
+@pytest.mark.parametrize("whose", ["each", "volume"])
+def test_a_file_that_takes_one_image_at_a_time(made, noise, source, error, tmp_path, whose):
+    """Exported with a batch of one."""
+    torch.manual_seed(0)
+    norm = nn.InstanceNorm2d(2, affine=True)
+    network = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), norm, nn.ReLU(), nn.Conv2d(2, 1, 3, padding=1)).eval()
+    lengths = {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
+    program = torch.export.export(network, (torch.zeros(1, 1, 12, 16),), dynamic_shapes=(lengths,))
+    torch.export.save(program, tmp_path / "one.pt2")
+    attributes, voxels, _ = made(source, str(tmp_path / "one.pt2"), norm_planes=whose)
+    planes = torch.from_numpy(noise(SHAPE).astype("float64"))[:, None]
+    with torch.no_grad():
+        if whose == "volume":
+            kept = network.double()[0](planes)
+            mean, variance = kept.mean((0, 2, 3), keepdim=True), kept.var((0, 2, 3), keepdim=True, correction=0)
+            scale = norm.weight.view(1, -1, 1, 1) * (variance + norm.eps).rsqrt()
+            expected = network[2:]((kept - mean) * scale + norm.bias.view(1, -1, 1, 1))
+        else:
+            expected = torch.cat([network.double()(plane[None]) for plane in planes])
+    assert error(voxels[0], expected[:, 0].numpy()) < EXACT
+    assert attributes["exact"] is (whose == "each")
 
 
 def test_blocks_and_files_of_planes_change_nothing(made, noise, source, unet, on_planes, error, monkeypatch):
@@ -187,18 +209,53 @@ def test_statistics_of_planes_are_of_their_volume(made, volume, noise, source, u
         made(source, unet, file, "2d y")
 
 
-def test_an_audit_uses_the_statistics_and_sees_others(made, source, unet):
+def test_planes_across_three_axes_serve_one(made, source, unet):
+    _, expected, _ = made(source, unet, assembly="2d y")
+    _, _, place = made(source, unet, assembly="orthoslice")
+    attributes, voxels, _ = made(source, unet, f"frozen:{place}.norm/norm.json", "2d y")
+    np.testing.assert_array_equal(voxels, expected)
+    assert attributes["exact"] is True
+
+
+@pytest.mark.parametrize("fault", ["missing", "of another run"])
+def test_files_that_are_not_what_norm_json_tells_of_are_refused(made, source, unet, fault, tmp_path):
+    _, _, place = made(source, unet)
+    (file,) = Path(f"{place}.norm/planes/z/0002").iterdir()
+    if fault == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[::-1])
+    with pytest.raises(ConfigError, match=r"the files in planes/z/0002 beside it are missing, or hold other numbers"):
+        made(source, unet, f"frozen:{place}.norm/norm.json", output=str(tmp_path / "new"))
+    assert not list(tmp_path.glob("new*"))
+
+
+def test_a_restart_onto_what_is_not_ours_is_refused_before_any_pass(source, unet, tmp_path):
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "mine.txt").write_text("mine")
+    job = ApplyJob(input=source, output=str(tmp_path / "foreign"), model=unet, norm="exact", assembly="2d", **BLOCK)
+    with pytest.raises(ProductError, match=r"foreign: exists already, and volpipe did not make it; give another place"):
+        run(job, SERIAL, restart=True, progress=None)
+    assert not (tmp_path / "foreign.norm").exists()
+
+
+def test_a_pass_whose_receipts_are_gone_is_made_again(made, source, unet, tmp_path):
+    _, expected, place = made(source, unet)
+    shutil.rmtree(f"{place}.norm/z/1.ledger")
+    shutil.rmtree(place)
+    shutil.rmtree(f"{place}.ledger")
+    np.testing.assert_array_equal(made(source, unet, output=place)[1], expected)
+
+
+def test_an_audit_uses_the_statistics_and_sees_others(made, volume, noise, source, unet):
     _, _, place = made(source, unet)
     (part,) = Path(f"{place}.norm/planes/z/0002").iterdir()
     part.rename(part.with_name("gone"))
-    with pytest.raises(RunError, match=r"planes/z/0002/00000000: statistics of planes are missing there; give"):
+    with pytest.raises(ConfigError, match=r"planes/z/0002 beside it are missing, .*--norm-file says where"):
         run(AuditJob(volume=place), SERIAL, progress=None)
-    file = Path(f"{place}.norm/norm.json")
-    stored = json.loads(file.read_text())
-    stored["layers"][2]["sha256"] = "0" * 64
-    file.write_text(json.dumps(stored))
+    _, _, other = made(volume(noise(SHAPE, seed=1), name="other.ome.zarr"), unet)
     with pytest.raises(ProductError, match=r"was made from something else \(settings.norm: "):
-        run(AuditJob(volume=place), SERIAL, progress=None)
+        run(AuditJob(volume=place, norm_file=f"{other}.norm/norm.json"), SERIAL, progress=None)
 
 
 # ---------------------------------------------------------------------- inexact

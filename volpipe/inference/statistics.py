@@ -13,6 +13,7 @@ blocks; with their place it is 300 bytes more, however many they are.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
@@ -85,6 +86,13 @@ class PlaneSets:
         source, target = open_folder(self.folder), open_folder(to)
         for key in self._keys():
             target.put(key, source.get(key) or b"")  # whoever reads an empty one says so
+
+    def sha256(self, axis: int, layer: int) -> str:
+        """Of the numbers that the files of a layer hold, as of `Moments`; a missing file holds none."""
+        folder, numbers = open_folder(self.folder), hashlib.sha256()
+        for first in self.planes[axis][::PLANES]:
+            numbers.update(folder.get(_key(axis, layer, first)) or b"")
+        return numbers.hexdigest()
 
     def _keys(self) -> Iterator[str]:
         for axis, groups in self.groups.items():

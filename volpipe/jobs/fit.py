@@ -223,7 +223,7 @@ class Fit:
         """What `--norm frozen:FILE` names, if it is of this network; none where passes must find them first."""
         if self.norm.kind != "frozen":
             return None
-        found = read_norm(self.norm.file)
+        found = read_norm(self.norm.file).across(self.assembly.axes)
         needed = {axis: self._planes_made(axis) for axis in self.assembly.axes if axis is not None}
         found.check(self.norm.file, self.ref.sha256, self.norm_layers(), self.shape, needed)
         return found

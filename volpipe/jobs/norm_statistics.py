@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from volpipe.errors import ConfigError
@@ -112,14 +112,14 @@ class NormStatistics:
     def check(
         self, place: str, weights: str, layers: Sequence[Layer], shape: Sequence[int], needed: Mapping[int, range]
     ) -> None:
-        """Refuse another network, and planes of another volume.
+        """Refuse another network, planes of another volume, and files that hold other numbers than it tells of.
 
         Args:
             shape: of the volume.
             needed: planes, by axis.
 
         Raises:
-            ConfigError: weights, layers or the number of planes differ, or planes are missing.
+            ConfigError: weights, layers, the number of planes or the files of planes differ, or planes are missing.
         """
         own = tuple(each.layer for each in self.found)
         if own != tuple(layers):
@@ -137,6 +137,26 @@ class NormStatistics:
                     f"norm frozen:{place}: is of planes {those} across {AXES[axis]}, needed are {asked.start}:"
                     f"{asked.stop} of {shape[axis]}; give that of this volume, or one of --norm-planes volume"
                 )
+        self._check_files(place)
+
+    def _check_files(self, place: str) -> None:
+        sets, seen = self.sets, dict[str, int]()
+        if not isinstance(sets, PlaneSets):
+            return
+        for each in self.found:
+            across = each.layer[3]
+            number = seen[across] = seen.get(across, -1) + 1
+            if sets.sha256(AXES.index(across), number) != each.sha256:
+                raise ConfigError(
+                    f"norm frozen:{place}: the files in planes/{across}/{number:04d} beside it are missing, or hold "
+                    "other numbers than it tells of; give one that lies where its run wrote it, or copy all its folder"
+                )
+
+    def across(self, axes: Sequence[int | None]) -> NormStatistics:
+        """Those of planes across these axes, where it holds them beside others."""
+        names = {"" if axis is None else AXES[axis] for axis in axes}
+        found = tuple(each for each in self.found if each.layer[3] in names)
+        return replace(self, found=found) if found else self
 
     def store(self, place: str) -> None:
         """Write them into a folder: the file, and planes that lie elsewhere."""

@@ -234,23 +234,32 @@ def _let_go_or_refuse(job: Job, plan: Plan, restart: bool) -> None:
     """
     if job.product is None:
         return
+    if restart and occupied(job.product) and Ledger(job.product).key() is None and _is_foreign(job.product):
+        raise _taken(job.product)
     _goes_on(job.product, Ledger(job.product), plan, restart)
     if restart:
         Ledger(job.product).clear()
 
 
 def _is_of_something_else(job: Job, plan: Plan) -> bool:
-    stored = None if job.product is None else Ledger(job.product).key()
-    return stored is not None and bool(changes(stored, plan.key))
+    """Or of nobody knows what: killed as its ledger was begun anew."""
+    if job.product is None or not occupied(job.product):
+        return False
+    stored = Ledger(job.product).key()
+    return stored is None or bool(changes(stored, plan.key))
 
 
 def _taken(product: str) -> ProductError:
     """The refusal of a place; what volpipe did not make is never replaced, so --restart is no way out of it."""
-    from volpipe.volume.product import own_attributes  # zarr, which a run of tasks without a product does not need
-
-    if own_attributes(product) is None and not product.endswith(PYRAMID):
+    if _is_foreign(product):
         return ProductError(f"{product}: exists already, and volpipe did not make it; give another place")
     return ProductError(f"{product}: exists already; give another place, or --restart to replace it")
+
+
+def _is_foreign(product: str) -> bool:
+    from volpipe.volume.product import own_attributes  # zarr, which a run of tasks without a product does not need
+
+    return own_attributes(product) is None and not product.endswith(PYRAMID)
 
 
 @dataclass

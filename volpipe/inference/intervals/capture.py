@@ -11,7 +11,7 @@ import operator
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_map_only
 
 from volpipe.errors import reason
 from volpipe.inference.intervals import gather, pointwise, recipe, transposed, upsample, window  # noqa: F401  (their rules)
+from volpipe.inference.intervals.plan import takes_several
 from volpipe.inference.intervals.program import Program, Step
 from volpipe.inference.intervals.recipe import Recipe, held_bytes, is_recipe, large
 from volpipe.inference.intervals.reduction import split
@@ -97,10 +98,15 @@ class Trace:
         state = exported.state_dict | exported.constants if network is None else _state_of(network)
         device = _device(state)
         reader = _Reader(self._image.ndim - 2, _tensors_of(exported, state), device)
+        last = {each: node for node in exported.graph.nodes for each in node.all_input_nodes}
         for node in exported.graph.nodes:
             reader.read(node)
+            for each in node.all_input_nodes:
+                if last[each] is node:
+                    reader.constants.pop(each, None)  # steps hold those that they need
         steps, sizes, outputs = tuple(reader.steps), tuple(reader.sizes), tuple(reader.outputs)
-        return Program(steps, sizes, outputs, self.in_channels, self._image.dtype, device, reader.constant_bytes)
+        program = Program(steps, sizes, outputs, self.in_channels, self._image.dtype, device, reader.constant_bytes)
+        return replace(program, alone=not takes_several(program))
 
 
 def _changes_a_tensor(node: fx.Node) -> bool:
@@ -152,8 +158,11 @@ def _tensors_of(exported: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]
     signature = exported.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     found = {place: state[name].detach() for place, name in names.items()}
-    constants = signature.inputs_to_lifted_tensor_constants
-    return found | {place: exported.constants[name] for place, name in constants.items()}
+    constants = {place: exported.constants[name] for place, name in signature.inputs_to_lifted_tensor_constants.items()}
+    if any(constant.is_meta for constant in constants.values()):  # made where the image was, while it was traced
+        raise CannotCapture("it makes a tensor of numbers on the device of the image, which has no values while it is "
+                            "traced; make it in __init__, with register_buffer")  # fmt: skip
+    return found | constants
 
 
 def _dtype(network: nn.Module) -> torch.dtype:

@@ -72,7 +72,7 @@ class Plan:
         """
         if tuple(window.shape[2:]) != self.read.shape:
             raise GeometryError(f"window of {tuple(window.shape[2:])} voxels: this block reads {self.read.shape}")
-        if self.program.flat and len(window) > 1:
+        if self.program.alone and len(window) > 1:
             parts = [slice(n, n + 1) for n in range(len(window))]
             return torch.cat([self.of_images(part)(window[part]) for part in parts])
         return run_plan(make_plan(self.program.in_slabs, self.block), window)
@@ -86,11 +86,20 @@ class Plan:
     def cost(self, batch: int = 1, device: str = "cpu") -> ForwardPrice:
         """Of `batch` images, each with a block of this shape, on meta tensors: nothing is computed. Counted as
         `forward_price` counts."""
-        plan = make_plan(self.program.on_meta, self.block)
-        shape = (batch, self.program.in_channels, *self.read.shape)
-        window = torch.empty(shape, dtype=self.program.dtype, device="meta")
+        program = (self.of_images(slice(0, 1)) if self.program.alone else self).program
+        plan = make_plan(program.on_meta, self.block)
+        window = _empty(program, 1 if program.alone else batch, self.read)
         constants = (each for step in plan.program.steps for each in step.call.tensors)
-        return ForwardPrice(*count_pass(plan, window, device, constants), self.program.weight_bytes)
+        out_bytes = 0
+
+        def run(window: Tensor) -> None:
+            nonlocal out_bytes
+            out_bytes = plan(window).nbytes
+
+        flops, peak = count_pass(run, window, device, constants)
+        if program.alone:  # one after the other, with the windows of all, and at the end their blocks twice
+            flops, peak = flops * batch, peak + (batch - 1) * (window.nbytes + 2 * out_bytes)
+        return ForwardPrice(flops, peak, program.weight_bytes)
 
 
 def run_plan(plan: Plan, window: Tensor, after: Callable[[], object] | None = None) -> Tensor:
@@ -102,6 +111,26 @@ def run_plan(plan: Plan, window: Tensor, after: Callable[[], object] | None = No
         if after is not None:
             after()
     return alive.tensors[plan.program.outputs[0]]
+
+
+def takes_several(program: Program) -> bool:
+    """Whether what was traced with one image serves several at once: two, on meta tensors, become two.
+
+    Else a part of it is of that one (a constant beside it, a length of 1 in its code, the first of several), or knows
+    no axes of space, so that its first axis may be anything.
+    """
+    if any(step.call.flat for step in program.steps):
+        return False
+    local = program.local.on_meta
+    plan = make_plan(local, Box((0,) * len(program.shape), (1,) * len(program.shape)))
+    try:
+        return len(run_plan(plan, _empty(program, 2, plan.read))) == 2
+    except (RuntimeError, ValueError, IndexError):  # of a shape that is that of one image
+        return False
+
+
+def _empty(program: Program, images: int, box: Box) -> Tensor:
+    return torch.empty((images, program.in_channels, *box.shape), dtype=program.dtype, device="meta")
 
 
 def make_plan(program: Program, block: Box) -> Plan:

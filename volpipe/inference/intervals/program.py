@@ -58,6 +58,7 @@ class Program:
         dtype: of the input.
         device: of the weights.
         constant_bytes: that it holds beside the network's weights, or takes while it is captured.
+        alone: it was traced with one image and is right for one at a time (`plan.takes_several`).
         input: the number of the input among the tensors.
     """
 
@@ -68,6 +69,7 @@ class Program:
     dtype: torch.dtype = torch.float32
     device: torch.device = torch.device("cpu")  # noqa: RUF009  (it does not change)
     constant_bytes: int = 0
+    alone: bool = False
     input: int = 0
 
     @property
@@ -86,11 +88,6 @@ class Program:
     def groups(self) -> tuple[int, ...]:
         """Of each reduction."""
         return tuple(step.call.args[1] for step in self.reductions)
-
-    @cached_property
-    def flat(self) -> bool:
-        """A part of it was traced for one image: tensors without axes of space, whose first axis may be anything."""
-        return any(step.call.flat for step in self.steps)
 
     @cached_property
     def local(self) -> Program:

@@ -125,6 +125,8 @@ def large(target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], like: T
         like: what it makes, by its shape and type.
     """
     shape = tuple(like.shape)
+    if target is ATEN.repeat.default and _repeats_voxels_alone(args[0].shape, args[1]):
+        target, args = ATEN.expand.default, (args[0], list(shape))
     if target in FILLED:
         return target([1] * len(shape), *args[1:], **kwargs).expand(shape)
     if target in CASTS:
@@ -186,6 +188,12 @@ def _axes(recipe: Recipe, shape: Sequence[int]) -> Axes:
     if target in RESHAPED:
         return _kept(shape, recipe.shape)
     return _without_dims(recipe, n) if target in ALONG_DIMS else (None,) * n
+
+
+def _repeats_voxels_alone(shape: Sequence[int], times: Sequence[int]) -> bool:
+    """Only axes of length 1 are repeated: spread, that is."""
+    lengths = (1,) * (len(times) - len(shape)) + tuple(shape)
+    return all(n == 1 or k == 1 for n, k in zip(lengths, times, strict=True))
 
 
 def _is_voxel_by_voxel(recipe: Recipe) -> bool:

@@ -19,6 +19,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from volpipe.errors import GeometryError
 from volpipe.geometry import Box
 from volpipe.inference.intervals.moments import Moments, moments
 from volpipe.inference.intervals.pointwise import Pointwise, with_running_statistics
@@ -82,7 +83,12 @@ def normalised(image: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> Tens
         image: (n, c, ...).
         scale, shift: (n or 1, c, 1, ..., 1) of float64.
         out: written to and returned; it may be the image.
+
+    Raises:
+        GeometryError: they are of another number of images; torch would make `out` larger without a word.
     """
+    if len(scale) not in (1, len(image)):
+        raise GeometryError(f"statistics of {len(scale)} images for {len(image)}")
     numbers = torch.promote_types(image.dtype, torch.float32)
     return torch.addcmul(shift.to(numbers), image, scale.to(numbers), out=out)
 
