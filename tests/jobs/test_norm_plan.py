@@ -65,9 +65,9 @@ def test_a_pass_keeps_to_the_memory_of_a_worker(source, small, tmp_path):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"norm": "exactly"}, "norm 'exactly': give refuse, exact, pooled, frozen:FILE or per-tile"),
-        ({"norm": "frozen"}, "norm 'frozen': give refuse, exact, pooled, frozen:FILE or per-tile"),
-        ({"norm": "exact:now"}, "norm 'exact:now': give"),
+        ({"norm": "exactly"}, "norm: give refuse, exact, pooled, frozen:FILE or per-tile"),
+        ({"norm": "frozen"}, "norm: give refuse, exact, pooled, frozen:FILE or per-tile"),
+        ({"norm": "exact:now"}, "norm: give"),
         ({"stitching": "overlap"}, "norm exact: runs a network by intervals; leave --stitching overlap out"),
         ({"stitching": "tile", "norm": "pooled"}, "norm pooled: .* leave --stitching tile out"),
         ({"blend": "hann"}, "norm exact: .* leave --stitching overlap and --blend out"),
