@@ -9,11 +9,12 @@ from torch import nn
 from torch.nn import functional
 from zoo import Net
 
-from volpipe.errors import ModelError
+from volpipe.errors import GeometryError, ModelError
 from volpipe.geometry import BlockGrid, Box
 from volpipe.inference.intervals import Moments, Survey, capture, passes
 from volpipe.inference.intervals.explain import explain
 from volpipe.inference.intervals.moments import moments
+from volpipe.inference.intervals.reduction import normalised
 from volpipe.inference.intervals.rule import CannotCapture
 from volpipe.models.architecture import build_random
 from volpipe.models.generator import GeneratorArchitecture
@@ -300,3 +301,10 @@ def test_moments_of_images_as_one_are_those_of_one_image():
     joined = Moments.of_tensor(moments(images, 2)).joined()
     one = Moments.of_tensor(moments(images.transpose(0, 1).reshape(1, 2, 20, 6), 2))
     np.testing.assert_allclose(joined.rows, one.rows, rtol=1e-13)
+
+
+def test_statistics_of_other_images_are_refused():
+    """torch would make the output as many."""
+    image, three = torch.zeros(1, 2, 4, 4), torch.zeros(3, 2, 1, 1)
+    with pytest.raises(GeometryError, match="statistics of 3 images for 1"):
+        normalised(image, three, three, torch.empty_like(image))

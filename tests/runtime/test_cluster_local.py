@@ -131,6 +131,7 @@ def test_a_run_that_was_interrupted_and_killed_goes_on_and_equals_another(
     assert process.wait(timeout=30) == 130
     said = processes.log("apply").read_text()
     assert said.endswith("interrupted; the same command goes on where this one stopped\n")
+    assert "1 local worker(s) of 1 slot(s), dashboard http://127.0.0.1:" in said  # the default
     assert "Traceback" not in said
     eventually(lambda: not members_of(process), within_s=5)
     assert not [path for path in (tmp_path / "scratch").rglob("*") if path.is_file()]

@@ -11,6 +11,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -65,8 +66,9 @@ class Sizer:
 
     def _asked(self, network: nn.Module, shape: Sequence[int]) -> tuple[int, ...]:
         try:
-            with Pass():
-                return tuple(self._run(network, zeros(network, self._in_channels, shape)).shape[2:])
+            image = zeros(network, self._in_channels, shape)
+            with Pass() if image.is_meta else nullcontext():  # under a mode a script drops what its operations say
+                return tuple(self._run(network, image).shape[2:])
         except Exception as error:  # a network's own way to say that it does not take a length
             self.refusal = reason(error)
             return (0,) * len(shape)
