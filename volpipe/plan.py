@@ -151,8 +151,13 @@ class Job(Protocol):
         """Where the product goes; its ledger stands beside it. None: nothing is resumed."""
         ...
 
-    def plan(self, budget: Budget) -> Plan:
-        """Check everything that can be checked and price the work; nothing is written."""
+    def plan(self, budget: Budget, *, anew: bool = False) -> Plan:
+        """Check everything that can be checked and price the work; nothing is written.
+
+        Args:
+            budget: of each worker.
+            anew: what an earlier run made will be thrown away; a run that goes on keeps its blocks and tiles.
+        """
         ...
 
     def begin(self, plan: Plan, *, fresh: bool, replace: bool) -> None:

@@ -240,6 +240,7 @@ def test_a_run_that_goes_on_keeps_the_block_that_it_began_with(tmp_path, monkeyp
     assert begun.count < math.prod(-(-n // s) for n, s in zip(job.layout.shape, job.layout.shard, strict=True))
     again = job.plan(PLENTY)
     assert (again.key, again.count) == (begun.key, begun.count)
+    assert job.plan(PLENTY, anew=True).count > begun.count  # thrown away
     monkeypatch.setattr("volpipe.jobs.import_work.plain.fits", lambda nbytes, budget: False)
     assert job.plan(PLENTY).key != begun.key  # and a run of another key is refused
 

@@ -60,7 +60,7 @@ class CountingJob:
             name, str(self.folder / f"{name}.log"), self.faults if name == "block" else {}, self.seconds
         )
 
-    def plan(self, budget):
+    def plan(self, budget, *, anew=False):
         def tasks():
             yield from (Task("block", i) for i in range(self.count))
             yield from (Task("parent", i, (("block", 2 * i), ("block", 2 * i + 1))) for i in range(self.parents))

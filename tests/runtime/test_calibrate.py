@@ -28,7 +28,7 @@ class PacedJob(BaseModel):
     def product(self):
         return self.output
 
-    def plan(self, budget):
+    def plan(self, budget, *, anew=False):
         return Plan(
             title="paced",
             works={"block": self._block},

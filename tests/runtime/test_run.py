@@ -43,7 +43,7 @@ def test_jobs_that_a_plan_rests_on_are_done_before_it_is_made_again(job, tmp_pat
     one.folder = tmp_path / "first"
     planned, right_plan = [], two.plan
 
-    def plan(budget):
+    def plan(budget, *, anew=False):
         planned.append(list(one.finished))
         return replace(right_plan(budget), first=(one,), title="two")
 

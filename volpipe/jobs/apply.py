@@ -67,7 +67,7 @@ class ApplyJob(NetworkOptions):
 
         return Setup(self)
 
-    def plan(self, budget: Budget) -> Plan:
+    def plan(self, budget: Budget, *, anew: bool = False) -> Plan:
         """Open and check everything, choose block and tile, and price the run.
 
         Raises:
@@ -75,7 +75,7 @@ class ApplyJob(NetworkOptions):
         """
         from volpipe.jobs.apply_plan import plan_of
 
-        return plan_of(self._setup, budget)
+        return plan_of(self._setup, budget, anew)
 
     def begin(self, plan: Plan, *, fresh: bool, replace: bool) -> None:
         """Make the product, empty and marked as running, with the levels of its pyramid still unlisted."""

@@ -27,8 +27,8 @@ Tile = tuple[int, ...]
 MANY_PASSES, LARGE = 10, 2**27  # voxels: below, passes are soon done
 
 
-def plan_of(setup: Setup, budget: Budget) -> Plan:
-    """Choose the tile and put everything together.
+def plan_of(setup: Setup, budget: Budget, anew: bool) -> Plan:
+    """Choose the tile and put everything together; see `Job`.
 
     Raises:
         BudgetError: no tile fits.
@@ -36,11 +36,11 @@ def plan_of(setup: Setup, budget: Budget) -> Plan:
     """
     first = passes_of(setup)
     if setup.norm.by_passes:
-        setup.norm_statistics = statistics_of(setup)
+        setup.norm_statistics = None if anew else statistics_of(setup)
     pricing = Pricing(setup, budget)
-    tile = _tile(setup, budget, pricing)
+    tile = _tile(setup, budget, pricing, anew)
     pricing.forward(pricing.reads(tile).smallest)  # a network that needs more than the thinnest tile says so now
-    passes = [each.plan(budget).price for each in first]
+    passes = [each.plan(budget, anew=anew).price for each in first]
     price = _with_passes(pricing.price(tile), passes)
     apply = _work(setup, budget, tile, price.device_bytes or price.worker_bytes)
     audit = pricing.audited(audit_work(setup, apply, setup.job.audit))
@@ -177,9 +177,9 @@ class Pricing:
         )
 
 
-def _tile(setup: Setup, budget: Budget, pricing: Pricing) -> Tile:
+def _tile(setup: Setup, budget: Budget, pricing: Pricing, anew: bool) -> Tile:
     """As given, as the run that goes on began with, or the largest that fits."""
-    fixed = setup.job.tile or _tile_begun_with(setup)
+    fixed = setup.job.tile or (None if anew else _tile_begun_with(setup))
     if fixed is not None:
         tiling.check_tile(fixed, setup.footprint)
     candidates = iter([fixed]) if fixed else _candidates(setup)

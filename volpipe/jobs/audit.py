@@ -212,7 +212,7 @@ class AuditJob(Fields):
         """None: an audit leaves nothing to go on with."""
         return
 
-    def plan(self, budget: Budget) -> Plan:
+    def plan(self, budget: Budget, *, anew: bool = False) -> Plan:
         """Open the product and what it was made of, and choose the boxes.
 
         Raises:

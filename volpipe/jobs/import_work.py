@@ -51,10 +51,11 @@ class ImportWork:
         return Receipt(NAME, item, checksum, seconds, voxels.nbytes, voxels.nbytes, box=str(core))
 
 
-def plan_of(job: ImportJob, budget: Budget) -> Plan:
+def plan_of(job: ImportJob, budget: Budget, anew: bool) -> Plan:
     """Choose the block and put everything together; see `ImportJob.plan`."""
     source, layout = job.source, job.layout
-    block = _block_begun_with(job, budget) or choose_block(source, layout, budget)
+    begun = None if anew else _block_begun_with(job, budget)
+    block = begun or choose_block(source, layout, budget)
     grid = BlockGrid(Box.from_shape(layout.shape), block)
     work = ImportWork(source, Product(job.output, layout), grid, slab_of(source, block))
     nbytes, decodes = math.prod(layout.shape) * layout.voxel_bytes, decodes_per_chunk(source, block)

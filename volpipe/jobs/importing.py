@@ -58,7 +58,7 @@ class ImportJob(Fields):
         """Where the product goes."""
         return self.output
 
-    def plan(self, budget: Budget) -> Plan:
+    def plan(self, budget: Budget, *, anew: bool = False) -> Plan:
         """Open the input, choose the block, price the copy.
 
         Raises:
@@ -68,7 +68,7 @@ class ImportJob(Fields):
         """
         from volpipe.jobs.import_work import plan_of
 
-        return plan_of(self, budget)
+        return plan_of(self, budget, anew)
 
     def begin(self, plan: Plan, *, fresh: bool, replace: bool) -> None:
         """Make the product, empty and marked as running."""

@@ -61,7 +61,7 @@ class NormPass:
         """Tensors that earlier passes measure."""
         return sum(self.counts[: self.number])
 
-    def plan(self, budget: Budget) -> Plan:
+    def plan(self, budget: Budget, *, anew: bool = False) -> Plan:
         """Choose the block, and price the pass; what it costs does not depend on what earlier ones found.
 
         Raises:
@@ -69,7 +69,8 @@ class NormPass:
         """
         setup, layers = self.setup, self._layers
         known = _found(setup, self.axis, self.counts[: self.number])
-        chosen = priced_pass(setup, self.axis, self.before, len(layers), budget, self._begun_with(known))
+        block = None if anew else self._begun_with(known)
+        chosen = priced_pass(setup, self.axis, self.before, len(layers), budget, block)
         inference = setup.inference(chosen.grid.shape, budget, chosen.price.device_bytes or chosen.price.worker_bytes)
         inference = replace(inference, statistics=sets_of(known, absolute(folder_of(setup.job.output))))
         groups = tuple(groups for _, _, groups, _ in layers)

@@ -168,7 +168,7 @@ class PyramidJob(Fields):
         """A mark inside level 1: the ledger beside it goes when the level goes."""
         return f"{self.volume}/{PYRAMID}"
 
-    def plan(self, budget: Budget) -> Plan:
+    def plan(self, budget: Budget, *, anew: bool = False) -> Plan:
         """Open the volume, choose the factors, price the levels.
 
         Raises:

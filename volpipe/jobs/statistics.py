@@ -103,7 +103,7 @@ class StatisticsJob(Fields):
     def product(self) -> None:
         """Nothing is resumed: counting again is reading again, and the file is written whole."""
 
-    def plan(self, budget: Budget) -> Plan:
+    def plan(self, budget: Budget, *, anew: bool = False) -> Plan:
         """Open volume and mask, choose the cells, price the reading.
 
         Raises:

@@ -93,7 +93,7 @@ def dry_run(job: Job, settings: RunSettings, calibrate: bool, *, restart: bool =
     """
     with ExitStack() as stack:
         hands = Hands(settings, stack)
-        plan = job.plan(hands.budget)
+        plan = job.plan(hands.budget, anew=restart)
         if not calibrate:
             return plan, None
         if job.product is None or "output" not in type(cast(BaseModel, job)).model_fields:

@@ -71,7 +71,7 @@ class _LimitsJob:
         """None: nothing is kept."""
         return
 
-    def plan(self, budget: Budget) -> Plan:
+    def plan(self, budget: Budget, *, anew: bool = False) -> Plan:
         """One item a slot and limit; a limit's items are handed out together."""
         made = self.job.plan(budget)
         slots, work = budget.slots * self.workers, made.works["apply"]

@@ -126,7 +126,7 @@ def run(
         keep_memory_in_this_process()  # before torch allocates
     with ExitStack() as stack:
         hands = Hands(settings, stack, on_start)
-        plan = job.plan(hands.budget)
+        plan = job.plan(hands.budget, anew=restart)
         _check_engine(plan, settings)
         if on_plan is not None:
             on_plan(plan)
@@ -134,7 +134,7 @@ def run(
         if plan.first:
             _let_go_or_refuse(job, plan, restart)
         for first in plan.first:
-            before = first.plan(hands.budget)
+            before = first.plan(hands.budget, anew=restart)
             if on_plan is not None:
                 on_plan(before)
             anew = restart or _is_of_something_else(first, before)  # nothing rests on it but what it was made for
