@@ -44,11 +44,14 @@ def squeeze_excite(mean):
     )  # fmt: skip
 
 
-def as_it_was_published(net, x):
-    """Squeeze and excitation through tensors without axes of space."""
-    x = net.c(x)
-    n, c = x.shape[:2]
-    return net.out(x * net.b(net.a(net.pool(x).view(n, c)).relu()).sigmoid().view(n, c, 1, 1).expand_as(x))
+def flat_squeeze_excite(mean):
+    """As it was published: through tensors without axes of space."""
+
+    def call(net, x):
+        x = net.c(x)
+        return net.out(x * net.b(net.a(mean(x)).relu()).sigmoid().view(*x.shape[:2], 1, 1).expand_as(x))
+
+    return Net(call, c=conv(1, 4), a=nn.Linear(4, 2), b=nn.Linear(2, 4), out=conv(4, 1))
 
 
 def pooled_and_grown(net, x, **how):
@@ -86,14 +89,10 @@ NETWORKS = {
     "squeeze-excite by mean": nn.Sequential(
         conv(1, 4), nn.ReLU(), squeeze_excite(lambda x: x.mean((2, 3), keepdim=True)), conv(4, 1)
     ),
-    "squeeze-excite as published": Net(
-        as_it_was_published,
-        c=conv(1, 4),
-        pool=nn.AdaptiveAvgPool2d(1),
-        a=nn.Linear(4, 2),
-        b=nn.Linear(2, 4),
-        out=conv(4, 1),
+    "squeeze-excite as published": flat_squeeze_excite(
+        lambda x: functional.adaptive_avg_pool2d(x, 1).view(x.shape[:2])
     ),
+    "squeeze-excite by mean without axes": flat_squeeze_excite(lambda x: x.mean((-1, -2))),
     "batch norm without statistics": nn.Sequential(
         conv(1, 4), nn.BatchNorm2d(4, track_running_stats=False), nn.ReLU(), conv(4, 1)
     ),
@@ -197,8 +196,9 @@ def test_a_wrong_statistic_shows(case):
     assert largest([made], volume, whole) > 1e-9
 
 
-def test_with_statistics_a_block_reads_what_the_held_network_does():
-    network, shape = network_of("squeeze-excite")
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name.startswith("squeeze-excite")])
+def test_with_statistics_a_block_reads_what_the_held_network_does(name):
+    network, shape = network_of(name)
     found = probe(Held(network), 2, 1).footprint
     plan = capture(network, shape).local.plan(Box((16, 16), (20, 20)))
     (before, after), _ = found.halo

@@ -27,7 +27,7 @@ Tile = tuple[int, ...]
 MANY_PASSES, LARGE = 10, 2**27  # voxels: below, passes are soon done
 
 
-def plan_of(setup: Setup, budget: Budget, anew: bool) -> Plan:
+def plan_of(setup: Setup, budget: Budget, anew: bool = False) -> Plan:
     """Choose the tile and put everything together; see `Job`.
 
     Raises:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from volpipe.geometry import BlockGrid, Box
 from volpipe.inference.intervals import Survey
@@ -79,8 +79,18 @@ def _halved(block: tuple[int, ...], across: int | None) -> Iterator[tuple[int, .
         yield block
 
 
-@lru_cache(maxsize=512)  # a plan of `apply` asks for all of its passes, so does each of them, and the plan after them
-def _priced(
+# a plan of `apply` asks for all of its passes, so does each of them, and the plan after them
+_KNOWN: WeakKeyDictionary[Setup, dict[Any, PricedPass]] = WeakKeyDictionary()
+
+
+def _priced(setup: Setup, *of: Any) -> PricedPass:
+    known = _KNOWN.setdefault(setup, {})
+    if of not in known:
+        known[of] = _priced_anew(setup, *of)
+    return known[of]
+
+
+def _priced_anew(
     setup: Setup, axis: int | None, before: int, count: int, budget: Budget, block: tuple[int, ...]
 ) -> PricedPass:
     """By its middle block, which no face of the volume cuts where there are three along an axis."""

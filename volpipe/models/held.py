@@ -82,7 +82,9 @@ def _pooling(image: Tensor, output_size: Any) -> Any:
 
 def _mean(image: Tensor, dim: int | Sequence[int] = (), keepdim: bool = False, **_: Any) -> Any:
     dims = {d % image.ndim for d in ((dim,) if isinstance(dim, int) else dim or range(image.ndim))}
-    return _ones(image) if keepdim and image.ndim > 2 and dims == set(range(2, image.ndim)) else NotImplemented
+    if image.ndim == 2 or dims != set(range(2, image.ndim)):
+        return NotImplemented
+    return _ones(image) if keepdim else _ones(image).flatten(1)
 
 
 def _ones(image: Tensor) -> Tensor:

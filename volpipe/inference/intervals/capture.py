@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from volpipe.errors import reason
 from volpipe.inference.intervals import gather, pointwise, recipe, transposed, upsample, window  # noqa: F401  (their rules)
@@ -186,14 +186,22 @@ class _Reader:
     numbers: dict[fx.Node, int] = field(default_factory=dict)
     constants: dict[fx.Node, Any] = field(default_factory=dict)
     several: set[fx.Node] = field(default_factory=set)  # operations whose result is a tuple
-    whole_bytes: int = 0  # of the largest constant that had to be made whole, and what was made on the way
+    made_bytes: int = 0  # the most that constants took at once, with what a whole one takes on its way
 
     @property
     def constant_bytes(self) -> int:
         """That the program holds beside the network's weights, or takes while it is made."""
         weights = {id(each) for each in self.given.values()}
         tensors = {id(each): held_bytes(each) for step in self.steps for each in step.call.tensors}
-        return self.whole_bytes + sum(nbytes for key, nbytes in tensors.items() if key not in weights)
+        return self.made_bytes + sum(nbytes for key, nbytes in tensors.items() if key not in weights)
+
+    @property
+    def _alive_bytes(self) -> int:
+        """Of the constants that later operations are given; views share what they see."""
+        weights = {each.untyped_storage()._cdata for each in self.given.values()}
+        leaves = [each for each in tree_leaves(list(self.constants.values())) if isinstance(each, Tensor)]
+        alive = {each.untyped_storage()._cdata: held_bytes(each) for each in leaves}
+        return sum(nbytes for key, nbytes in alive.items() if key not in weights)
 
     def read(self, node: fx.Node) -> None:
         """Take one more node."""
@@ -207,6 +215,7 @@ class _Reader:
             return  # a check of types, which were checked now
         elif not any(each in self.numbers for each in node.all_input_nodes):
             self.constants[node] = self._computed(node)
+            self.made_bytes = max(self.made_bytes, self._alive_bytes)
         elif isinstance(node.meta["val"], list | tuple):
             self.several.add(node)
         else:
@@ -260,7 +269,7 @@ class _Reader:
         if made.bytes_to_make > max(recipe.WHOLE_BYTES, 4 * made.bytes_given):
             raise CannotCapture(f"operation {made.target} needs all of a constant of {made.nbytes / 2**30:.1f} GiB, "
                                 "which is not made voxel by voxel of coordinates")  # fmt: skip
-        self.whole_bytes = max(self.whole_bytes, made.bytes_to_make)
+        self.made_bytes = max(self.made_bytes, self._alive_bytes + made.bytes_to_make)
         return made.whole()
 
     def _add(self, node: fx.Node, operation: fx.Node, pick: Any = None) -> None:
@@ -268,9 +277,6 @@ class _Reader:
         inputs = [each for each in operation.all_input_nodes if each in self.numbers]
         sizes = tuple(self.sizes[self.numbers[each]] for each in inputs)
         flat = any(each.ndim != self.ndim + 2 for each in (value, *(each.meta["val"] for each in inputs)))
-        if flat and set(sizes) != {one}:
-            name = f"{operation.target} of module {where or 'the network itself'}"
-            raise CannotCapture(f"operation {name} gives {value.ndim} axes of {self.ndim + 2}")
         places = {each: Volume(number) for number, each in enumerate(inputs)}
 
         def stand_in(each: fx.Node | torch.device) -> Any:
@@ -283,9 +289,13 @@ class _Reader:
         numbers, channels = tuple(self.numbers[each] for each in inputs), (*value.shape, 1, 1)[1]
         size = one if flat else tuple(value.shape[2:])
         call = Call(operation.target, args, kwargs, sizes, size, where, value.dtype, pick, channels, flat)
-        if not flat and (two := split(call)) is not None:
+        small = flat and set(sizes) == {one}
+        if not small and (two := split(call)) is not None:
             first, call = two
             numbers = (*numbers, self._step(first, numbers))[-len(call.sizes) :]
+        elif flat and not small:
+            name = f"{operation.target} of module {where or 'the network itself'}"
+            raise CannotCapture(f"operation {name} gives {value.ndim} axes of {self.ndim + 2}")
         self.numbers[node] = self._step(call, numbers)
 
 

@@ -119,14 +119,15 @@ def _normalised(call: Call) -> Pointwise:
     )  # fmt: skip
 
 
-def average(statistics: Tensor, dtype: torch.dtype) -> Tensor:
-    """The mean of moments."""
-    return statistics.chunk(3, 1)[1].to(dtype, copy=True)
+def average(statistics: Tensor, dtype: torch.dtype, keeps_axes: bool = True) -> Tensor:
+    """The mean of moments: (n, c, 1, ..., 1), or (n, c)."""
+    mean = statistics.chunk(3, 1)[1].to(dtype, copy=True)
+    return mean if keeps_axes else mean.flatten(1)
 
 
 @rule(average)
 def _average(call: Call) -> Pointwise:
-    given, dtype = call.args
+    given, dtype, _ = call.args  # without axes it is a call `flat`
     return Pointwise(call.sizes, call.size, lambda _, inputs: average(inputs[0] if inputs else given, dtype))
 
 
@@ -151,7 +152,9 @@ def _splits(*targets: object) -> Callable[[Split], Split]:
 
 def _moments_of(call: Call, groups: int) -> Call:
     of = {"of": call.name.removeprefix("aten::").split(".")[0]}
-    return replace(call, target=moments, args=(Volume(0), groups), kwargs=of, size=_one(call), dtype=torch.float64)
+    return replace(
+        call, target=moments, args=(Volume(0), groups), kwargs=of, size=_one(call), dtype=torch.float64, flat=False
+    )
 
 
 def _one(call: Call) -> tuple[int, ...]:
@@ -201,5 +204,6 @@ def _mean(call: Call) -> tuple[Call, Call] | None:
 
 
 def _pooled(call: Call) -> tuple[Call, Call]:
-    made = replace(call, target=average, args=(Volume(0), call.dtype), kwargs={}, sizes=(_one(call),))
+    args = (Volume(0), call.dtype, not call.flat)
+    made = replace(call, target=average, args=args, kwargs={}, sizes=(_one(call),))
     return _moments_of(call, call.channels), made
