@@ -93,6 +93,7 @@ NETWORKS = {
         lambda x: functional.adaptive_avg_pool2d(x, 1).view(x.shape[:2])
     ),
     "squeeze-excite by mean without axes": flat_squeeze_excite(lambda x: x.mean((-1, -2))),
+    "squeeze-excite by names": flat_squeeze_excite(lambda x: torch.mean(input=x, axis=(2, 3))),
     "batch norm without statistics": nn.Sequential(
         conv(1, 4), nn.BatchNorm2d(4, track_running_stats=False), nn.ReLU(), conv(4, 1)
     ),

@@ -241,16 +241,32 @@ def test_a_restart_keeps_no_block_or_tile_of_the_run_that_it_throws_away(source,
         return len(list(Ledger(f"{tmp_path / place}.norm/0").receipts()))
 
     run(job("out"), SERIAL, progress=None)
-    roomy = job("out").plan(BUDGET).first[0].plan(BUDGET).price.worker_bytes
+    begun = job("out").plan(BUDGET).first[0]
+    roomy = begun.plan(BUDGET).price.worker_bytes
     tight = RunSettings(serial=True, threads=1, memory_per_worker=f"{(roomy - 1) / 2**30:.9f}GiB")
-    with pytest.raises(BudgetError):
-        dry_run(job("out"), tight, calibrate=False)  # it would go on with what it began with
+    with pytest.raises(BudgetError, match="or --restart for smaller ones"):
+        begun.plan(tight.local_budget())  # it would go on with what it began with
     dry_run(job("out"), tight, calibrate=False, restart=True)
     run(job("out"), tight, restart=True, progress=None)
     run(job("other"), tight, progress=None)
     assert receipts("out") == receipts("other") > 1
     one, other = (open_product(str(tmp_path / place)) for place in ("out", "other"))
     np.testing.assert_array_equal(one.read(one.grid().region), other.read(other.grid().region))
+
+
+def test_a_killed_restart_goes_on_with_its_own_passes_and_with_none_of_the_run_that_it_threw_away(
+    source, small, made, tmp_path, counted
+):
+    """What a factory imports may have changed, which no key tells."""
+    done, state = counted
+    made(source, small, output=str(tmp_path / "out"))
+    job = ApplyJob(input=source, output=str(tmp_path / "out"), model=small, norm="exact", precision="fp64",
+                   output_dtype="float64", **BLOCK)  # fmt: skip
+    state["killed_at"] = done.total() + 8  # in its second pass
+    with pytest.raises(Killed):
+        run(job, SERIAL, restart=True, progress=None)
+    made(source, small, output=str(tmp_path / "out"))
+    assert set(done.values()) == {2}
 
 
 def test_what_cannot_be_gone_on_with_is_refused_before_any_pass(source, small, made, tmp_path):

@@ -31,9 +31,9 @@ class PricedPass:
 
 
 def priced_pass(
-    setup: Setup, axis: int | None, before: int, count: int, budget: Budget, block: tuple[int, ...] | None
+    setup: Setup, axis: int | None, before: int, count: int, budget: Budget, begun: tuple[int, ...] | None
 ) -> PricedPass:
-    """The largest block that fits, or the one that is given; it does not depend on what earlier passes find.
+    """The largest block that fits, or the one that it was begun with; it does not depend on what earlier passes find.
 
     Args:
         axis: that its planes are across; None where the network sees the volume.
@@ -55,10 +55,11 @@ def priced_pass(
         needs = f"{plain.size(price.worker_bytes)} in a worker, it has {plain.size(budget.worker_bytes)}"
         if price.device_bytes > (budget.device_bytes or math.inf):
             needs = f"{plain.size(price.device_bytes)} of GPU memory, there is {plain.size(budget.device_bytes or 0)}"
-        return f"norm {setup.norm.kind}: a pass over blocks of {block} needs {needs}; give workers more, or fewer slots"
+        text = f"norm {setup.norm.kind}: a pass over blocks of {block} needs {needs}; give workers more, or fewer slots"
+        return text if begun is None else f"{text}, or --restart for smaller ones"
 
     first = setup.job.block or tiling.default_block(_whole(setup, axis, before + count - 1).shape)
-    candidates = iter([block]) if block else _halved(first, axis)
+    candidates = iter([begun]) if begun else _halved(first, axis)
     return prices[tiling.largest_that_fits(candidates, fits, refusal)]
 
 
@@ -83,8 +84,10 @@ def _halved(block: tuple[int, ...], across: int | None) -> Iterator[tuple[int, .
 _KNOWN: WeakKeyDictionary[Setup, dict[Any, PricedPass]] = WeakKeyDictionary()
 
 
-def _priced(setup: Setup, *of: Any) -> PricedPass:
-    known = _KNOWN.setdefault(setup, {})
+def _priced(
+    setup: Setup, axis: int | None, before: int, count: int, budget: Budget, block: tuple[int, ...]
+) -> PricedPass:
+    known, of = _KNOWN.setdefault(setup, {}), (axis, before, count, budget, block)
     if of not in known:
         known[of] = _priced_anew(setup, *of)
     return known[of]

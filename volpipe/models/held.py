@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 ATEN = torch.ops.aten
+_NAMES = {"input": "image", "axis": "dim", "keepdims": "keepdim"}  # that torch takes as well, and its own of the image
 
 
 class Held(nn.Module):
@@ -35,7 +36,8 @@ class Held(nn.Module):
 
 class _Holding(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = _HELD[func](*args, **(kwargs or {})) if func in _HELD else NotImplemented
+        given = {_NAMES.get(name, name): value for name, value in (kwargs or {}).items()}
+        made = _HELD[func](*args, **given) if func in _HELD else NotImplemented
         return func(*args, **(kwargs or {})) if made is NotImplemented else made
 
 
@@ -71,7 +73,7 @@ def _operator_batch_norm(
     return _batch_norm(image, mean, variance, weight, bias, training)
 
 
-def _group_norm(image: Tensor, groups: int, weight: Any = None, bias: Any = None, *_: Any, **__: Any) -> Tensor:
+def _group_norm(image: Tensor, num_groups: int, weight: Any = None, bias: Any = None, *_: Any, **__: Any) -> Tensor:
     return _scaled(image, weight, bias)
 
 

@@ -30,7 +30,7 @@ from volpipe.models.model import Model, ModelRef
 from volpipe.models.probe import Probe, holds, probe
 from volpipe.models.structure import structure
 
-FORMAT = 4  # raised when the probe finds something else
+FORMAT = 5  # raised when the probe finds something else
 _FOUND: dict[tuple[ModelRef, int, int, bool], Probe] = {}  # of factories
 
 

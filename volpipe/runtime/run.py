@@ -140,7 +140,7 @@ def run(
             anew = restart or _is_of_something_else(first, before)  # nothing rests on it but what it was made for
             _done(first, before, hands, settings.model_copy(update={"engine": "blocks"}), anew, progress)
         if plan.first:
-            plan = job.plan(hands.budget)
+            plan = job.plan(hands.budget)  # of `restart` nothing old is left by now
         first_s = time.monotonic() - began if plan.first else 0.0
         return replace(_done(job, plan, hands, settings, restart, progress), first_s=first_s)
 
@@ -227,7 +227,7 @@ def _check_place(job: Job, restart: bool) -> None:
 
 def _let_go_or_refuse(job: Job, plan: Plan, restart: bool) -> None:
     """A product of something else is refused before what comes first is done, not after hours of it. One that is made
-    anew is let go: killed meanwhile, the old one would be taken for this run's.
+    anew is let go, with all that came first: killed meanwhile, the old ones would be taken for this run's.
 
     Raises:
         ProductError: something else stands there.
@@ -238,7 +238,10 @@ def _let_go_or_refuse(job: Job, plan: Plan, restart: bool) -> None:
         raise _taken(job.product)
     _goes_on(job.product, Ledger(job.product), plan, restart)
     if restart:
-        Ledger(job.product).clear()
+        for product in filter(None, (job.product, *(each.product for each in plan.first))):
+            Ledger(product).clear()
+        if occupied(job.product):
+            _remove(job.product)
 
 
 def _is_of_something_else(job: Job, plan: Plan) -> bool:
@@ -254,6 +257,12 @@ def _taken(product: str) -> ProductError:
     if _is_foreign(product):
         return ProductError(f"{product}: exists already, and volpipe did not make it; give another place")
     return ProductError(f"{product}: exists already; give another place, or --restart to replace it")
+
+
+def _remove(product: str) -> None:
+    from volpipe.volume.product import remove_product  # see below
+
+    remove_product(product)
 
 
 def _is_foreign(product: str) -> bool:

@@ -227,6 +227,19 @@ def create_product(location: str, layout: Layout, attributes: Mapping[str, Any],
     return Product(location, layout)
 
 
+def remove_product(location: str) -> None:
+    """Leave nothing of a product of volpipe's where it was.
+
+    Raises:
+        ProductError: something is there that volpipe did not make.
+        WriteError: the store refuses.
+    """
+    _check_vacant(location, replace=True)
+    with writing(location):
+        make_group(location, {NAMESPACE: {"state": RUNNING}})  # which removes all that is there
+        open_folder(location).delete("zarr.json")
+
+
 def open_product(location: str) -> Product:
     """Open what `create_product` made, or another OME-NGFF 0.5 volume on zarr 3; its state is not asked.
 

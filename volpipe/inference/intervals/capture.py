@@ -23,7 +23,7 @@ from volpipe.errors import reason
 from volpipe.inference.intervals import gather, pointwise, recipe, transposed, upsample, window  # noqa: F401  (their rules)
 from volpipe.inference.intervals.plan import takes_several
 from volpipe.inference.intervals.program import Program, Step
-from volpipe.inference.intervals.recipe import Recipe, held_bytes, is_recipe, large
+from volpipe.inference.intervals.recipe import Recipe, is_recipe, large
 from volpipe.inference.intervals.reduction import split
 from volpipe.inference.intervals.rule import Call, CannotCapture, Volume, rule_of
 from volpipe.models import kernels
@@ -103,7 +103,7 @@ class Trace:
             reader.read(node)
             for each in node.all_input_nodes:
                 if last[each] is node:
-                    reader.constants.pop(each, None)  # steps hold those that they need
+                    reader.let_go(each)
         steps, sizes, outputs = tuple(reader.steps), tuple(reader.sizes), tuple(reader.outputs)
         program = Program(steps, sizes, outputs, self.in_channels, self._image.dtype, device, reader.constant_bytes)
         return replace(program, alone=not takes_several(program))
@@ -186,22 +186,26 @@ class _Reader:
     numbers: dict[fx.Node, int] = field(default_factory=dict)
     constants: dict[fx.Node, Any] = field(default_factory=dict)
     several: set[fx.Node] = field(default_factory=set)  # operations whose result is a tuple
-    made_bytes: int = 0  # the most that constants took at once, with what a whole one takes on its way
+    made: dict[fx.Node, dict[int, int]] = field(default_factory=dict)  # what computed constants hold: `_stored`
+    held: dict[int, int] = field(default_factory=dict)  # what steps hold beside the network's weights
+    constant_bytes: int = 0  # the most that both took at once, with what a whole constant takes on its way
 
-    @property
-    def constant_bytes(self) -> int:
-        """That the program holds beside the network's weights, or takes while it is made."""
-        weights = {id(each) for each in self.given.values()}
-        tensors = {id(each): held_bytes(each) for step in self.steps for each in step.call.tensors}
-        return self.made_bytes + sum(nbytes for key, nbytes in tensors.items() if key not in weights)
+    def let_go(self, node: fx.Node) -> None:
+        """Of a node that no later one is given; steps hold what they need."""
+        self.constants.pop(node, None)
+        self.made.pop(node, None)
 
-    @property
-    def _alive_bytes(self) -> int:
-        """Of the constants that later operations are given; views share what they see."""
-        weights = {each.untyped_storage()._cdata for each in self.given.values()}
-        leaves = [each for each in tree_leaves(list(self.constants.values())) if isinstance(each, Tensor)]
-        alive = {each.untyped_storage()._cdata: held_bytes(each) for each in leaves}
-        return sum(nbytes for key, nbytes in alive.items() if key not in weights)
+    def _count(self, on_the_way: int = 0) -> None:
+        alive = {key: nbytes for stored in self.made.values() for key, nbytes in stored.items()} | self.held
+        self.constant_bytes = max(self.constant_bytes, sum(alive.values()) + on_the_way)
+
+    def _beside(self, value: Any) -> dict[int, int]:
+        """What a value holds beside the network's weights."""
+        return {key: nbytes for key, nbytes in _stored(value).items() if key not in self._weights}
+
+    @cached_property
+    def _weights(self) -> frozenset[int]:
+        return frozenset(_stored(list(self.given.values())))
 
     def read(self, node: fx.Node) -> None:
         """Take one more node."""
@@ -215,7 +219,8 @@ class _Reader:
             return  # a check of types, which were checked now
         elif not any(each in self.numbers for each in node.all_input_nodes):
             self.constants[node] = self._computed(node)
-            self.made_bytes = max(self.made_bytes, self._alive_bytes)
+            self.made[node] = self._beside(self.constants[node])
+            self._count()
         elif isinstance(node.meta["val"], list | tuple):
             self.several.add(node)
         else:
@@ -239,6 +244,8 @@ class _Reader:
 
     def _step(self, call: Call, inputs: tuple[int, ...]) -> int:
         self.steps.append(Step(self._tensor(call.size), inputs, rule_of(call), call))
+        self.held |= self._beside(call.tensors)
+        self._count()
         return self.steps[-1].tensor
 
     def _computed(self, node: fx.Node) -> Any:
@@ -269,7 +276,7 @@ class _Reader:
         if made.bytes_to_make > max(recipe.WHOLE_BYTES, 4 * made.bytes_given):
             raise CannotCapture(f"operation {made.target} needs all of a constant of {made.nbytes / 2**30:.1f} GiB, "
                                 "which is not made voxel by voxel of coordinates")  # fmt: skip
-        self.made_bytes = max(self.made_bytes, self._alive_bytes + made.bytes_to_make)
+        self._count(made.bytes_to_make)
         return made.whole()
 
     def _add(self, node: fx.Node, operation: fx.Node, pick: Any = None) -> None:
@@ -295,8 +302,14 @@ class _Reader:
             numbers = (*numbers, self._step(first, numbers))[-len(call.sizes) :]
         elif flat and not small:
             name = f"{operation.target} of module {where or 'the network itself'}"
-            raise CannotCapture(f"operation {name} gives {value.ndim} axes of {self.ndim + 2}")
+            raise CannotCapture(f"operation {name} takes or gives a tensor without the axes of space")
         self.numbers[node] = self._step(call, numbers)
+
+
+def _stored(value: Any) -> dict[int, int]:
+    """Bytes of what the tensors of a value hold, by what holds them: a view holds all of what it sees a part of."""
+    storages = [each.untyped_storage() for each in tree_leaves(value) if isinstance(each, Tensor)]
+    return {storage._cdata: storage.nbytes() for storage in storages}
 
 
 def _nbytes(traced: Tensor) -> int:

@@ -127,7 +127,7 @@ def average(statistics: Tensor, dtype: torch.dtype, keeps_axes: bool = True) -> 
 
 @rule(average)
 def _average(call: Call) -> Pointwise:
-    given, dtype, _ = call.args  # without axes it is a call `flat`
+    given, dtype, _ = call.args  # one that drops the axes is `flat`, and run as it stands
     return Pointwise(call.sizes, call.size, lambda _, inputs: average(inputs[0] if inputs else given, dtype))
 
 

@@ -61,7 +61,8 @@ class Call:
         dtype: of the output.
         pick: which of several results the output is; None if the operation has one.
         channels: of the output.
-        flat: all of its inputs are of one voxel, and some tensor lacks the axes of space, as behind `flatten`.
+        flat: some tensor lacks the axes of space, as behind `flatten`; all of its inputs are of one voxel, or `split`
+            makes them so.
     """
 
     target: Any
