@@ -10,8 +10,19 @@ import pytest
 
 
 def pytest_collection_modifyitems(items):
-    """Tests that start processes of their own come first: they take longest, and at the end one would run alone."""
+    """Tests that start processes of their own come first: they take longest, and at the end one would run alone. Laws of
+    one cell stand together: they share its products, which each of the processes that test would make for itself."""
     items.sort(key=lambda item: "runtime" not in item.path.parts)
+    first = {}
+    for number, item in enumerate(items):
+        first.setdefault(_cell(item), number)
+    items.sort(key=lambda item: first[_cell(item)])
+
+
+def _cell(item):
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    mode, assembly = params.get("mode"), params.get("assembly")
+    return (item.path, mode, assembly) if isinstance(mode, str) and isinstance(assembly, str) else item.nodeid
 
 
 CHUNK = (16, 20, 24)  # divides none of the test volumes

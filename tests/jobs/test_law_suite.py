@@ -197,7 +197,7 @@ def test_the_blocks_change_nothing(made, error, mode, assembly, engine):
 @pytest.fixture(scope="module")
 def two_workers():
     """The address of a scheduler that has them."""
-    with LocalCluster(n_workers=2, threads_per_worker=1, memory_limit="2GiB", dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=2, threads_per_worker=1, memory_limit="2GiB", dashboard_address=":0") as cluster:
         yield cluster.scheduler_address
 
 
