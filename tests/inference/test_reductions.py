@@ -134,7 +134,7 @@ def measured(program, volume, counts, block):
     return known
 
 
-@pytest.fixture(params=[*NETWORKS, *BUILT])
+@pytest.fixture(scope="module", params=[*NETWORKS, *BUILT])
 def case(request):
     """(network, volume, whole result, program)."""
     network, shape = network_of(request.param)
