@@ -10,8 +10,8 @@ import pytest
 
 
 def pytest_collection_modifyitems(items):
-    """Tests that start processes of their own come first: they take longest, and at the end one would run alone. Laws of
-    one cell stand together: they share its products, which each of the processes that test would make for itself."""
+    """Tests that start processes of their own come first: they take longest, and at the end one would run alone. Laws
+    of one cell stand together: they share its products, which each of the processes that test would make for itself."""
     items.sort(key=lambda item: "runtime" not in item.path.parts)
     first = {}
     for number, item in enumerate(items):

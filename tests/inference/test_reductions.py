@@ -309,3 +309,24 @@ def test_statistics_of_other_images_are_refused():
     image, three = torch.zeros(1, 2, 4, 4), torch.zeros(3, 2, 1, 1)
     with pytest.raises(GeometryError, match="statistics of 3 images for 1"):
         normalised(image, three, three, torch.empty_like(image))
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        lambda x: torch.instance_norm(
+            input=x, weight=None, bias=None, running_mean=None, running_var=None, use_input_stats=True, momentum=0.1,
+            eps=1e-5, cudnn_enabled=False,
+        ),
+        lambda x: torch.batch_norm(
+            input=x, weight=None, bias=None, running_mean=None, running_var=None, training=True, momentum=0.1,
+            eps=1e-5, cudnn_enabled=False,
+        ),
+        lambda x: functional.instance_norm(input=x, running_mean=None, eps=1e-5),
+        lambda x: functional.group_norm(input=x, num_groups=2),
+        lambda x: x * torch.ops.aten.mean.dim(self=x, dim=[2, 3], keepdim=True),
+    ],
+)  # fmt: skip
+def test_a_held_statistic_is_known_by_any_name_of_its_arguments(norm):
+    image = torch.randn(1, 4, 6, 6)
+    torch.testing.assert_close(Held(Net(lambda _, x: norm(x)))(image), image)

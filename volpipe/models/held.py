@@ -18,7 +18,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 ATEN = torch.ops.aten
-_NAMES = {"input": "image", "axis": "dim", "keepdims": "keepdim"}  # that torch takes as well, and its own of the image
+_NAMES = {"input": "image", "self": "image", "axis": "dim", "keepdims": "keepdim"}  # torch's of the image, and synonyms
 
 
 class Held(nn.Module):
@@ -55,9 +55,16 @@ def _instance_norm(
 
 
 def _operator_instance_norm(
-    image: Tensor, weight: Any, bias: Any, mean: Any, variance: Any, use_input_stats: bool, *_: Any
+    image: Tensor,
+    weight: Any,
+    bias: Any,
+    running_mean: Any,
+    running_var: Any,
+    use_input_stats: bool,
+    *_: Any,
+    **__: Any,
 ) -> Any:
-    return _instance_norm(image, mean, variance, weight, bias, use_input_stats)
+    return _instance_norm(image, running_mean, running_var, weight, bias, use_input_stats)
 
 
 def _batch_norm(
@@ -68,9 +75,9 @@ def _batch_norm(
 
 
 def _operator_batch_norm(
-    image: Tensor, weight: Any, bias: Any, mean: Any, variance: Any, training: bool, *_: Any
+    image: Tensor, weight: Any, bias: Any, running_mean: Any, running_var: Any, training: bool, *_: Any, **__: Any
 ) -> Any:
-    return _batch_norm(image, mean, variance, weight, bias, training)
+    return _batch_norm(image, running_mean, running_var, weight, bias, training)
 
 
 def _group_norm(image: Tensor, num_groups: int, weight: Any = None, bias: Any = None, *_: Any, **__: Any) -> Tensor:

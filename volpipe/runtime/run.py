@@ -234,7 +234,7 @@ def _let_go_or_refuse(job: Job, plan: Plan, restart: bool) -> None:
     """
     if job.product is None:
         return
-    if restart and occupied(job.product) and Ledger(job.product).key() is None and _is_foreign(job.product):
+    if restart and occupied(job.product) and _is_foreign(job.product):
         raise _taken(job.product)
     _goes_on(job.product, Ledger(job.product), plan, restart)
     if restart:

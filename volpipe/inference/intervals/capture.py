@@ -188,16 +188,18 @@ class _Reader:
     several: set[fx.Node] = field(default_factory=set)  # operations whose result is a tuple
     made: dict[fx.Node, dict[int, int]] = field(default_factory=dict)  # what computed constants hold: `_stored`
     held: dict[int, int] = field(default_factory=dict)  # what steps hold beside the network's weights
-    constant_bytes: int = 0  # the most that both took at once, with what a whole constant takes on its way
+    on_the_way: dict[int, int] = field(default_factory=dict)  # whole constants that one operation is given
+    constant_bytes: int = 0  # the most that all of these took at once, with what a whole constant takes to be made
 
     def let_go(self, node: fx.Node) -> None:
         """Of a node that no later one is given; steps hold what they need."""
         self.constants.pop(node, None)
         self.made.pop(node, None)
 
-    def _count(self, on_the_way: int = 0) -> None:
-        alive = {key: nbytes for stored in self.made.values() for key, nbytes in stored.items()} | self.held
-        self.constant_bytes = max(self.constant_bytes, sum(alive.values()) + on_the_way)
+    def _count(self, to_make: int = 0) -> None:
+        alive = {key: nbytes for stored in self.made.values() for key, nbytes in stored.items()}
+        alive |= self.held | self.on_the_way
+        self.constant_bytes = max(self.constant_bytes, sum(alive.values()) + to_make)
 
     def _beside(self, value: Any) -> dict[int, int]:
         """What a value holds beside the network's weights."""
@@ -221,6 +223,7 @@ class _Reader:
             self.constants[node] = self._computed(node)
             self.made[node] = self._beside(self.constants[node])
             self._count()
+            self.on_the_way.clear()
         elif isinstance(node.meta["val"], list | tuple):
             self.several.add(node)
         else:
@@ -277,7 +280,9 @@ class _Reader:
             raise CannotCapture(f"operation {made.target} needs all of a constant of {made.nbytes / 2**30:.1f} GiB, "
                                 "which is not made voxel by voxel of coordinates")  # fmt: skip
         self._count(made.bytes_to_make)
-        return made.whole()
+        whole = made.whole()
+        self.on_the_way |= self._beside(whole)
+        return whole
 
     def _add(self, node: fx.Node, operation: fx.Node, pick: Any = None) -> None:
         value, where, one = node.meta["val"], _module(operation), (1,) * self.ndim
