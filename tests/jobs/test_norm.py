@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from volpipe.errors import BudgetError, ConfigError, ModelError, ProductError, RunError
+from volpipe.errors import ConfigError, ModelError, ProductError, RunError
 from volpipe.inference.intervals import Moments
 from volpipe.jobs.apply import ApplyJob
 from volpipe.jobs.audit import AuditJob
@@ -22,11 +22,9 @@ from volpipe.jobs.norm_work import NormWork
 from volpipe.models.generator import GeneratorArchitecture
 from volpipe.models.unet import UNetArchitecture
 from volpipe.plan import Budget
-from volpipe.runtime.calibrate import dry_run
 from volpipe.runtime.run import run
 from volpipe.runtime.settings import RunSettings
 from volpipe.volume import open_product
-from volpipe.volume.ledger import Ledger
 
 EXACT = 1e-12  # std of the whole-volume result
 SHAPE = (13, 18, 41)
@@ -227,31 +225,6 @@ def test_the_same_command_again_does_nothing_and_restart_does_all(source, small,
                    output_dtype="float64", **BLOCK)  # fmt: skip
     run(job, SERIAL, restart=True, progress=None)
     assert set(done.values()) == {2}
-
-
-def test_a_restart_keeps_no_block_or_tile_of_the_run_that_it_throws_away(source, network, tmp_path):
-    """`pooled` depends on the blocks of its pass: what the same command makes must not follow from what was there."""
-
-    wide = network(UNetArchitecture(3, levels=2, width=16, norm="instance"))
-
-    def job(place):
-        return ApplyJob(input=source, output=str(tmp_path / place), model=wide, norm="pooled", block=(48, 48, 48))
-
-    def receipts(place):
-        return len(list(Ledger(f"{tmp_path / place}.norm/0").receipts()))
-
-    run(job("out"), SERIAL, progress=None)
-    begun = job("out").plan(BUDGET).first[0]
-    roomy = begun.plan(BUDGET).price.worker_bytes
-    tight = RunSettings(serial=True, threads=1, memory_per_worker=f"{(roomy - 1) / 2**30:.9f}GiB")
-    with pytest.raises(BudgetError, match="or --restart for smaller ones"):
-        begun.plan(tight.local_budget())  # it would go on with what it began with
-    dry_run(job("out"), tight, calibrate=False, restart=True)
-    run(job("out"), tight, restart=True, progress=None)
-    run(job("other"), tight, progress=None)
-    assert receipts("out") == receipts("other") > 1
-    one, other = (open_product(str(tmp_path / place)) for place in ("out", "other"))
-    np.testing.assert_array_equal(one.read(one.grid().region), other.read(other.grid().region))
 
 
 def test_a_killed_restart_goes_on_with_its_own_passes_and_with_none_of_the_run_that_it_threw_away(

@@ -1,5 +1,6 @@
 """Norms over the volume: what the plan says of their passes, and what is refused (laws: test_norm.py)."""
 
+import numpy as np
 import pytest
 
 from volpipe.errors import BudgetError, ConfigError, ModelError
@@ -8,7 +9,10 @@ from volpipe.models.generator import GeneratorArchitecture
 from volpipe.models.unet import UNetArchitecture
 from volpipe.plan import Budget
 from volpipe.runtime.calibrate import dry_run
+from volpipe.runtime.run import run
 from volpipe.runtime.settings import RunSettings
+from volpipe.volume import open_product
+from volpipe.volume.ledger import Ledger
 
 SERIAL = RunSettings(serial=True, threads=1, memory_per_worker="4GiB")
 BUDGET = Budget(4 * 2**30)
@@ -92,3 +96,28 @@ def test_blocks_behind_passes_are_not_calibrated(source, small, tmp_path):
     assert dry_run(job, SERIAL, calibrate=False)[1] is None
     with pytest.raises(ConfigError, match="passes over the volume come before its blocks; give --dry-run alone"):
         dry_run(job, SERIAL, calibrate=True)
+
+
+def test_a_restart_keeps_no_block_or_tile_of_the_run_that_it_throws_away(source, network, tmp_path):
+    """`pooled` depends on the blocks of its pass: what the same command makes must not follow from what was there."""
+
+    wide = network(UNetArchitecture(3, levels=2, width=16, norm="instance"))
+
+    def job(place):
+        return ApplyJob(input=source, output=str(tmp_path / place), model=wide, norm="pooled", block=(48, 48, 48))
+
+    def receipts(place):
+        return len(list(Ledger(f"{tmp_path / place}.norm/0").receipts()))
+
+    run(job("out"), SERIAL, progress=None)
+    begun = job("out").plan(BUDGET).first[0]
+    roomy = begun.plan(BUDGET).price.worker_bytes
+    tight = RunSettings(serial=True, threads=1, memory_per_worker=f"{(roomy - 1) / 2**30:.9f}GiB")
+    with pytest.raises(BudgetError, match="or --restart for smaller ones"):
+        begun.plan(tight.local_budget())  # it would go on with what it began with
+    dry_run(job("out"), tight, calibrate=False, restart=True)
+    run(job("out"), tight, restart=True, progress=None)
+    run(job("other"), tight, progress=None)
+    assert receipts("out") == receipts("other") > 1
+    one, other = (open_product(str(tmp_path / place)) for place in ("out", "other"))
+    np.testing.assert_array_equal(one.read(one.grid().region), other.read(other.grid().region))
