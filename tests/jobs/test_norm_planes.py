@@ -26,6 +26,7 @@ from volpipe.runtime.run import run
 from volpipe.runtime.settings import RunSettings
 from volpipe.runtime.worker import do_pickled_batch
 from volpipe.volume import open_product
+from volpipe.volume.ledger import Ledger
 
 EXACT = 1e-12  # std of the network on whole planes
 SHAPE = (5, 17, 22)  # ragged; planes of more than one block across every axis
@@ -230,13 +231,17 @@ def test_files_that_are_not_what_norm_json_tells_of_are_refused(made, source, un
     assert not list(tmp_path.glob("new*"))
 
 
-def test_a_restart_onto_what_is_not_ours_is_refused_before_any_pass(source, unet, tmp_path):
+@pytest.mark.parametrize("ledger", [False, True], ids=["", "with a ledger of ours"])
+def test_a_restart_onto_what_is_not_ours_is_refused_before_any_pass(source, unet, tmp_path, ledger):
+    if ledger:
+        Ledger(str(tmp_path / "foreign")).begin({"of": "a product that was here"})
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "mine.txt").write_text("mine")
     job = ApplyJob(input=source, output=str(tmp_path / "foreign"), model=unet, norm="exact", assembly="2d", **BLOCK)
     with pytest.raises(ProductError, match=r"foreign: exists already, and volpipe did not make it; give another place"):
         run(job, SERIAL, restart=True, progress=None)
     assert not (tmp_path / "foreign.norm").exists()
+    assert (Ledger(str(tmp_path / "foreign")).key() is not None) is ledger
 
 
 def test_a_pass_whose_receipts_are_gone_is_made_again(made, source, unet, tmp_path):
