@@ -1,0 +1,24 @@
+"""What is said of a pair of windows: where the lower one lies in the upper one, and how far to trust it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from volpipe.geometry import Rigid
+
+
+@dataclass(frozen=True, slots=True)
+class PairEstimate:
+    """Where a lower window lies in the upper one.
+
+    Attributes:
+        transform: `upper_from_lower`, about both windows' centres; in voxels, or in micrometres where a voxel size was
+            given.
+        confidence: 0..1, the probability that shift and angle are within the tolerances of a success (0.02 of the
+            width, 0.01 rad).
+        accepted: the confidence is high enough to rely on; else a tree keeps its parent's transform.
+    """
+
+    transform: Rigid
+    confidence: float
+    accepted: bool
