@@ -26,7 +26,17 @@ def test_an_unknown_name_is_an_attribute_error():
         _ = volpipe.nothing_of_the_kind
 
 
-@pytest.mark.parametrize("command", [["--help"], ["apply", "--help"], ["audit", "--help"], ["config", "schema"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["--help"],
+        ["apply", "--help"],
+        ["audit", "--help"],
+        ["evaluate", "--help"],
+        ["evaluate", "inverse-problem", "--help"],
+        ["config", "schema"],
+    ],
+)
 def test_help_imports_nothing_heavy(command):
     code = (
         "import sys\nfrom volpipe.cli import main\n"

@@ -26,6 +26,7 @@ COMMANDS = {
     "probe": "Find the context and alignment that a network needs.",
     "explain": "Show what a block needs of every layer of a network, and what that costs.",
     "bench": "Measure every stitching mode on this machine.",
+    "evaluate": "Measure a registration on motions that are known.",
     "info": "Say what a volume is.",
     "validate": "Check a volume's metadata, and its voxels with --deep.",
 }

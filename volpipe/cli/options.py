@@ -60,6 +60,16 @@ class Words(click.ParamType[tuple[str, ...]]):
         return given
 
 
+class Names(click.ParamType[tuple[str, ...]]):
+    """Words of any kind, separated by commas."""
+
+    name = "NAME,NAME,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Read the text."""
+        return value if isinstance(value, tuple) else tuple(value.split(","))
+
+
 def options(model: type[BaseModel], arguments: tuple[str, ...] = (), leave_out: tuple[str, ...] = ()) -> Decorator:
     """Add the fields of a model to a command: `arguments` by position, the rest as options."""
 
@@ -115,5 +125,7 @@ def _click_type(kind: Any) -> Any:
         parts = get_args(kind)
         if get_origin(parts[0]) is Literal:
             return Words(get_args(parts[0]))
+        if parts[0] is str:
+            return Names()
         return Numbers(parts[0], None if parts[-1] is Ellipsis else len(parts))
     return kind

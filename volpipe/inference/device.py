@@ -1,4 +1,4 @@
-"""What a process can see of its GPU; torch is imported when it is asked, so that workers without a network lack it."""
+"""What a process can see of its GPU, and its threads; torch is imported when asked, so that other workers lack it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,13 @@ def instructions() -> str:
     import torch
 
     return str(torch.backends.cpu.get_cpu_capability())
+
+
+def use_threads(threads: int) -> None:
+    """Threads that torch computes with in this process."""
+    import torch
+
+    torch.set_num_threads(threads)
 
 
 def free_device_bytes() -> int:
