@@ -10,7 +10,7 @@ imports.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from threading import Lock
@@ -111,14 +111,16 @@ def by_score(score: str, options: TrialOptions) -> Method:
     return method
 
 
-def rows_of(trial: Trial, number: int, methods: dict[str, Method]) -> list[Row]:
-    """What every method said of a trial, JSON-able: angles in radians, shifts (y, x) in voxels, thread-seconds."""
+def rows_of(
+    trial: Trial, number: int, methods: Mapping[str, Method], clock: Callable[[], float] = time.thread_time
+) -> list[Row]:
+    """What every method said of a trial, JSON-able: angles in radians, shifts (y, x) in voxels, seconds of `clock`."""
     rows = []
     for name, method in methods.items():
         _warm(name, method, trial)
-        began = time.thread_time()
+        began = clock()
         estimate = method(trial)
-        cpu_s = time.thread_time() - began
+        cpu_s = clock() - began
         said = {"confidence": estimate.confidence, "accepted": estimate.accepted, "cpu_s": cpu_s}
         named = {"gap": trial.gap_layers, "score": name, "number": number, "block": trial.block}
         rows.append(named | {"truth": told(trial.truth), "estimate": told(estimate.transform)} | said)
