@@ -3,11 +3,12 @@
 Every peer returns `upper_from_lower` about the windows' centres, in voxels: the lower layer is its fixed image (or
 template, or reference), the upper one its moving image, since all of them map fixed points to moving ones. An answer
 beyond the prior (a quarter more than what trials are drawn from) is taken for doing nothing. Its confidence is the
-correlation of both layers where they overlap once moved. All with one thread.
+correlation of both layers where they overlap once moved. All with one thread. Settings were chosen on 30 trials of the
+light-sheet volume, at 0 and 2 lost layers; layers are clipped to their 1st and 99th percentile, which helped all.
 
-    SimpleITK    Mattes mutual information, 32 bins, a quarter of the pixels (regular, fixed seed); Euler2D about the
-                 centre; shrink 8, 4, 2, 1, smoothing 4, 2, 1, 0 pixels; regular step gradient descent, step 1 to 1e-4,
-                 200 iterations a level; scales from physical shift; linear interpolation
+    SimpleITK    Mattes mutual information, 32 bins, all pixels; Euler2D about the centre; shrink 4, 2, 1, 1 and
+                 smoothing 8, 4, 2, 1 pixels (shrink 8 first, or less smoothing: fewer right); regular step gradient
+                 descent, step 2 to 1e-4, 200 iterations a level; scales from physical shift; linear interpolation
     pystackreg   RIGID_BODY of StackReg (least squares, its own pyramid; Thevenaz et al. 1998)
     OpenCV ECC   findTransformECC, MOTION_EUCLIDEAN, from the identity; three levels of pyrDown, 100 iterations or 1e-6
                  a level, Gaussian filter of 5 pixels (Evangelidis and Psarakis 2008)
@@ -64,8 +65,9 @@ def _method(find: Find, options: TrialOptions) -> Callable[[Trial], PairEstimate
 
 
 def _unit(layer: Layer) -> Layer:
-    """Of mean 0 and deviation 1: slabs differ in contrast."""
-    return ((layer - layer.mean()) / max(float(layer.std()), 1e-9)).astype(np.float32)
+    """Without its few brightest and darkest pixels, of mean 0 and deviation 1: slabs differ in contrast."""
+    clipped = np.clip(layer, *np.percentile(layer, (1, 99)))
+    return ((clipped - clipped.mean()) / max(float(clipped.std()), 1e-9)).astype(np.float32)
 
 
 def _agreement(upper: Layer, lower: Layer, motion: Rigid) -> float:
@@ -103,11 +105,9 @@ def mutual_information(upper: Layer, lower: Layer) -> Rigid:
     motion.SetCenter((centre, centre))
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(32)
-    method.SetMetricSamplingStrategy(method.REGULAR)
-    method.SetMetricSamplingPercentage(0.25, 1)
-    method.SetShrinkFactorsPerLevel([8, 4, 2, 1])
-    method.SetSmoothingSigmasPerLevel([4, 2, 1, 0])
-    method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-4, 200)
+    method.SetShrinkFactorsPerLevel([4, 2, 1, 1])
+    method.SetSmoothingSigmasPerLevel([8, 4, 2, 1])
+    method.SetOptimizerAsRegularStepGradientDescent(2.0, 1e-4, 200)
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetInterpolator(sitk.sitkLinear)
     method.SetInitialTransform(motion, inPlace=True)

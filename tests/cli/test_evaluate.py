@@ -1,0 +1,58 @@
+"""`volpipe evaluate inverse-problem`: what it prints and what it leaves, by scores that are made up."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from volpipe.geometry import Rigid
+from volpipe.jobs import inverse_problem_work
+from volpipe.registration import PairEstimate
+
+OPTIONS = ("--window", 24, "--layers", 2, "--gaps", "0,1", "--trials", 6, "--serial", "--threads", 1)
+
+
+@pytest.fixture(autouse=True)
+def _scores(monkeypatch):
+    methods = {
+        "knows": lambda trial: PairEstimate(trial.truth, 0.9, True),
+        "nothing": lambda trial: PairEstimate(Rigid(), 0.1, False),
+    }
+    monkeypatch.setattr(inverse_problem_work, "known_scores", lambda: tuple(methods))
+    monkeypatch.setattr(inverse_problem_work, "by_score", lambda score, options: methods[score])
+
+
+@pytest.fixture
+def tissue(write_as, tmp_path):
+    noise = np.random.default_rng(0).normal(size=(8, 64, 64))
+    smooth = np.stack([ndimage.gaussian_filter(layer, 1.5) for layer in noise])
+    return write_as("ome-zarr-0.5", (1000 + 2000 * smooth).astype("uint16"), tmp_path / "data")
+
+
+def test_evaluate_prints_a_table_and_leaves_every_trial_with_pictures(volpipe, tissue, tmp_path):
+    out = tmp_path / "found"
+    answer = volpipe("evaluate", "inverse-problem", tissue, "--output", out, "--scores", "knows,nothing", *OPTIONS)
+    assert answer.code == 0
+    assert answer.out.startswith("inverse problems of ")
+    assert "slabs        2 layers of 24 x 24, gaps 0, 1" in answer.out
+    lines = [line.split() for line in answer.out.splitlines()]
+    assert [line[:4] for line in lines if line[1:2] == ["knows"]] == [[gap, "knows", "6", "1.000"] for gap in "01"]
+    assert {path.name for path in out.iterdir()} == {"results.json", "results.txt", "quantiles.png", "scatter.png"}
+    found = json.loads((out / "results.json").read_text())
+    assert len(found["rows"]) == 2 * 2 * 6
+    assert found["settings"]["gaps"] == [0, 1]
+
+
+def test_a_dry_run_writes_nothing(volpipe, tissue, tree):
+    before = tree()
+    answer = volpipe("evaluate", "inverse-problem", tissue, "--scores", "knows", *OPTIONS, "--dry-run")
+    assert answer.code == 0
+    assert "6 a gap, by knows" in answer.out
+    assert tree() == before
+
+
+def test_a_score_that_is_not_known_is_refused_in_one_line(volpipe, tissue):
+    answer = volpipe("evaluate", "inverse-problem", tissue, "--scores", "guesses", *OPTIONS)
+    assert answer.code == 2
+    assert answer.refusal == "ConfigError: scores: 'guesses' is not known; give some of knows, nothing"
