@@ -175,6 +175,11 @@ def test_a_box_is_all_that_is_drawn_from(job, run_serially, tissue, monkeypatch)
     assert plan.price.bytes_read == 8 * 72 * 66 * 2
 
 
+def test_of_the_volume_the_box_is_made_ready(job):
+    work = job(bbox="1:9,0:72,2:68").plan(Budget(2**34)).works[inverse_problem_work.NAME]
+    assert inverse_problem_work.intact_of(work.source, work.box, 32).shape == (8, 72, 66)
+
+
 def test_the_work_travels(job):
     work = job().plan(Budget(2**34)).works[inverse_problem_work.NAME]
     assert isinstance(work, InverseProblemWork)

@@ -9,7 +9,7 @@ from scipy import ndimage
 from volpipe.errors import ConfigError, VolumeError
 from volpipe.geometry import Rigid
 from volpipe.registration.intact import Intact
-from volpipe.registration.trials import MARGIN, TrialOptions, draw
+from volpipe.registration.trials import BASE_ANGLE_RAD, MARGIN, TrialOptions, draw
 
 WINDOW = 48
 OPTIONS = TrialOptions(gap_layers=2, window=WINDOW, layers=3, max_angle_rad=0.1)
@@ -118,6 +118,38 @@ def test_truths_fill_the_prior_and_windows_are_off_the_grid():
     assert {trial.corner[0] for trial in trials} == set(range(SHAPE[0] - 8 + 1))
     parts = np.array([trial.corner[1:] for trial in trials]) % 1
     assert np.histogram(parts, bins=4, range=(0, 1))[0].min() > 40
+
+
+def ramp_angle(layer):
+    """By how much a window on a plane that rises along x is turned."""
+    y, x = np.gradient(layer)
+    return np.arctan2(-y.mean(), x.mean())
+
+
+def test_both_windows_are_turned_alike_and_neither_centre_is_on_the_grid():
+    plane = np.broadcast_to(np.arange(90.0), SHAPE)
+    intact = dataclasses.replace(Intact.of(plane, WINDOW, flatten=False), tissue=np.ones((SHAPE[0], 24, 23), bool))
+    trials = [draw(intact, OPTIONS, number) for number in range(80)]
+    turns = np.array([[ramp_angle(window[0]) for window in (trial.upper, trial.lower)] for trial in trials])
+    truths = [trial.truth.angle_rad for trial in trials]
+    np.testing.assert_allclose(turns[:, 1] - turns[:, 0], truths, atol=0.01)  # gamma bends a ramp a little
+    low, high = 0.8 * BASE_ANGLE_RAD / 3**0.5, 1.3 * BASE_ANGLE_RAD / 3**0.5
+    assert ((low < turns.std(axis=0)) & (turns.std(axis=0) < high)).all()
+    half = (WINDOW - 1) / 2
+    for part in (0, 1):  # of the truth's shift: the upper window's centre, the lower one's
+        centres = [
+            Rigid(turn, trial.corner[1:])(np.add((half, half), np.multiply(part, trial.truth.shift)))
+            for trial, turn in zip(trials, turns[:, 0], strict=True)
+        ]
+        assert np.histogram(np.array(centres) % 1, bins=4, range=(0, 1))[0].min() > 20
+
+
+def test_where_a_window_is_on_the_grid_it_holds_the_volumes_own_voxels():
+    volume = smooth_noise(SHAPE, sigma=0.7)
+    intact = Intact.of(volume, WINDOW, flatten=False)
+    for layer, own in zip(intact.coefficients, volume, strict=True):
+        again = ndimage.affine_transform(layer, np.eye(2), order=3, mode="mirror", prefilter=False)
+        np.testing.assert_allclose(again, own, atol=1e-5)
 
 
 def test_windows_of_a_volume_of_equal_layers_agree_best_at_the_truth():

@@ -30,7 +30,8 @@ def rows():
 
 
 def test_points_of_a_scatter_are_the_errors_of_both_scores_on_one_trial(rows):
-    figure = scatter_figure(rows[::-1], WIDTH)  # whatever the order of the rows
+    mixed = [row for row in rows[::-1] if row["score"] == "other"] + [row for row in rows if row["score"] == "one"]
+    figure = scatter_figure(mixed, WIDTH)  # whatever the order of the rows
     assert len(figure.axes) == 2
     for panel in figure.axes:
         points = {tuple(point) for dots in panel.collections for point in dots.get_offsets().tolist()}
