@@ -81,7 +81,10 @@ class InverseProblemJob(Fields):
             key={"input": self._source.identity(), "settings": self.model_dump(mode="json")},
             facts=(
                 ("input", f"{self._source.location}  {plain.by(box.shape)} {self._source.dtype}"),
-                ("slabs", f"{self.layers} layers of {self.window} x {self.window}, gaps {', '.join(map(str, self.gaps))}"),
+                (
+                    "slabs",
+                    f"{self.layers} layers of {self.window} x {self.window}, gaps {', '.join(map(str, self.gaps))}",
+                ),
                 ("trials", f"{self.trials} a gap, by {', '.join(self.scores)}"),
                 ("result", self.place),
             ),

@@ -113,7 +113,7 @@ def scatter_figure(rows: Sequence[Row], width: float, *, title: str = "") -> Fig
             panel.set_xlabel(one, fontsize=9)
         line[0].set_ylabel(other, fontsize=9)
     figure.suptitle(
-        f"{title}\nerror in shift, of the width; below the diagonal the lower right score errs more", fontsize=10
+        f"{title}\nerror in shift, of the width; below the diagonal the score at the left errs less", fontsize=10
     )
     return figure
 
