@@ -233,6 +233,41 @@ def test_tissue_that_moves_with_depth_does_not_move_the_slabs(rate, layers, gap)
     assert furthest(world.solved().poses, world.truth) < 1e-5
 
 
+def test_slant_is_left_in_where_that_is_asked():
+    world = World([Rigid()] * 5, rate=(0.0, 0.1, 0.0))
+    lean = world.solved(slant_score=None, skips=()).poses[4]
+    assert far(lean, Rigid(0.0, (4 * 3 * 0.1, 0.0))) < 1e-9
+
+
+def test_slant_is_taken_off_what_was_measured_as_it_was():
+    """A score of many layers sees half of the tissue's motion: subtracted is from the faces, layer against layer."""
+    world = World(random_poses(8), rate=(0.0, 0.3, -0.2))
+
+    def pair(upper, lower, *, gap_layers, score, around=None, **_):
+        if score == "ncc":
+            assert len(upper) == len(lower) == 1
+            return world.pair(upper, lower, gap_layers=gap_layers)
+        rate, world.rate = world.rate, tuple(np.multiply(world.rate, 0.5))
+        estimate = world.pair(upper, lower, gap_layers=gap_layers)
+        world.rate = rate
+        return estimate
+
+    assert furthest(register_slabs(world.slabs, gap_layers=2, pair=pair), world.truth) < 1e-6
+
+
+def test_faces_that_do_not_tell_leave_what_the_slabs_said():
+    world = World(random_poses(8))
+
+    def pair(upper, lower, *, around=None, **options):
+        found = world.pair(upper, lower, **options)
+        if around is None:
+            return found
+        assert far(around, found.transform) < 1e-9
+        return noise()
+
+    assert furthest(register_slabs(world.slabs, gap_layers=2, pair=pair), world.truth) < 1e-6
+
+
 def test_slabs_of_one_layer_lean_as_the_tissue_does():
     world = World([Rigid()] * 5, 1, 2, (0.0, 0.1, 0.0))
     assert far(world.solved(skips=()).poses[4], Rigid(0.0, (4 * 3 * 0.1, 0.0))) < 1e-9

@@ -6,15 +6,18 @@
     gap 1     ?             lost(0, 2) = gap 0 + layers of slab 1 + gap 1
     slab 2  ====
 
-Inside each slab the same estimate is made between layers as far apart as a seam's two faces are: what the tissue moves
-over that distance by itself, which is taken off (slant.py). Neighbours and skip pairs go into one robust solve
-(solve.py). A slab that is missing is `None`, or blank: all NaN, or all of one value.
+Inside each slab it is measured what the tissue moves by itself over the distance of a seam's two faces, and that is
+taken off (slant.py). Scores do not see the same motion in tissue that changes, the less so the more layers they
+compare, so both are measured alike: one layer against one layer, by one score, the faces around what the pair gave.
+Neighbours and skip pairs go into one robust solve (solve.py). A slab that is missing is `None`, or blank: all NaN, or
+all of one value.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -28,6 +31,7 @@ from volpipe.registration.slant import Inside
 from volpipe.registration.solve import Edge, StackSolution, solve_stack
 
 SKIPS = (2, 3)  # one slab or two between: with 3, two bad slabs in a row are bridged
+FACES_SHIFT, FACES_ANGLE_RAD = 0.02, 0.02  # around a pair's estimate: what counts as a success, and twice that
 MOST_INSIDE = 3  # pairs of layers of a slab whose motion is measured: at both faces, and between them
 
 Slab = NDArray[Any]
@@ -41,6 +45,7 @@ def register_slabs(
     max_shift: float = 0.1,
     max_angle_rad: float = 0.1,
     score: str = "likelihood",
+    slant_score: str | None = "ncc",
     voxel_size_um: Sequence[float] | None = None,
     anchors: Mapping[int, Rigid] | None = None,
     skips: Sequence[int] = SKIPS,
@@ -55,7 +60,8 @@ def register_slabs(
         max_shift: of any pair, of the window's width (its shorter side); of a skip pair too, as slabs lie on their
             slides independently of each other.
         max_angle_rad: of any pair.
-        score: of `register_pair`.
+        score: of `register_pair`, for whole slabs.
+        slant_score: for single layers, where slant is taken off; None leaves it in.
         voxel_size_um: (z, y, x); then shifts are in micrometres.
         anchors: poses by hand, which are held: index -> pose in slab 0's frame.
         skips: further pairs (i, i + skip) besides the neighbours.
@@ -73,7 +79,7 @@ def register_slabs(
     """
     found = register_stack(
         slabs, gap_layers=gap_layers, max_shift=max_shift, max_angle_rad=max_angle_rad, score=score,
-        voxel_size_um=voxel_size_um, anchors=anchors, skips=skips, pair=pair,
+        slant_score=slant_score, voxel_size_um=voxel_size_um, anchors=anchors, skips=skips, pair=pair,
     )  # fmt: skip
     return list(found.poses)
 
@@ -85,6 +91,7 @@ def register_stack(
     max_shift: float = 0.1,
     max_angle_rad: float = 0.1,
     score: str = "likelihood",
+    slant_score: str | None = "ncc",
     voxel_size_um: Sequence[float] | None = None,
     anchors: Mapping[int, Rigid] | None = None,
     skips: Sequence[int] = SKIPS,
@@ -95,20 +102,13 @@ def register_stack(
     held = _checked_anchors(anchors or {}, len(stack.layers))
     pairs = list(stack.pairs(_checked_skips(skips)))
     one_pair = pair or _register_pair()
-
-    def estimate(upper: Slab, lower: Slab, lost: int) -> PairEstimate:
-        return one_pair(
-            upper, lower, gap_layers=lost, max_shift=max_shift, max_angle_rad=max_angle_rad, score=score,
-            voxel_size_um=voxel_size_um,
-        )  # fmt: skip
-
-    edges = [
-        Edge(i, j, *stack.span(i, j), estimate(stack.slabs[i], stack.slabs[j], stack.lost(i, j))) for i, j in pairs
-    ]
-    insides = [
-        Inside(i, stack.tops[i] + (a + b) / 2, b - a, estimate(stack.slabs[i][: a + 1], stack.slabs[i][b:], b - a - 1))
-        for i, a, b in stack.inside()
-    ]
+    prior = {"max_shift": max_shift, "max_angle_rad": max_angle_rad, "voxel_size_um": voxel_size_um}
+    edges = [stack.edge(i, j, partial(one_pair, **prior, score=score)) for i, j in pairs]
+    insides = []
+    if slant_score is not None:
+        layer = partial(one_pair, **prior, score=slant_score)
+        insides = [stack.between_layers(*layers, layer) for layers in stack.inside()]
+        edges = [stack.between_faces(edge, layer) if insides and edge.trust else edge for edge in edges]
     return solve_stack(edges, insides, count=len(stack.layers), radius=stack.radius, anchors=held)
 
 
@@ -171,6 +171,24 @@ class Stack:
     def span(self, upper: int, lower: int) -> tuple[float, int]:
         """The depth of the middle between two slabs' faces, and how many layers it is from the one to the other."""
         return self.tops[lower] - (self.lost(upper, lower) + 1) / 2, self.lost(upper, lower) + 1
+
+    def edge(self, upper: int, lower: int, pair: Pair) -> Edge:
+        """Two slabs, with all of their layers."""
+        estimate = pair(self.slabs[upper], self.slabs[lower], gap_layers=self.lost(upper, lower))
+        return Edge(upper, lower, *self.span(upper, lower), estimate)
+
+    def between_faces(self, edge: Edge, pair: Pair) -> Edge:
+        """The same by the two layers at the gap alone, around what is known; as it was where these do not tell."""
+        upper, lower = self.slabs[edge.upper][-1:], self.slabs[edge.lower][:1]
+        narrow = {"max_shift": FACES_SHIFT, "max_angle_rad": FACES_ANGLE_RAD, "around": edge.estimate.transform}
+        found = pair(upper, lower, gap_layers=edge.layers - 1, **narrow)
+        return replace(edge, estimate=replace(edge.estimate, transform=found.transform)) if found.accepted else edge
+
+    def between_layers(self, slab: int, upper: int, lower: int, pair: Pair) -> Inside:
+        """Two layers of one slab."""
+        one, other = (self.slabs[slab][layer : layer + 1] for layer in (upper, lower))
+        estimate = pair(one, other, gap_layers=lower - upper - 1)
+        return Inside(slab, self.tops[slab] + (upper + lower) / 2, lower - upper, estimate)
 
     def pairs(self, skips: Sequence[int]) -> Iterator[tuple[int, int]]:
         """Neighbours, then those further apart; of slabs that are there."""
