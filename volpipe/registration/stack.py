@@ -62,7 +62,7 @@ def register_slabs(
         max_angle_rad: of any pair.
         score: of `register_pair`, for whole slabs.
         slant_score: for single layers, where slant is taken off; None leaves it in.
-        voxel_size_um: (z, y, x); then shifts are in micrometres.
+        voxel_size_um: (z, y, x) or (y, x); then shifts are in micrometres.
         anchors: poses by hand, which are held: index -> pose in slab 0's frame.
         skips: further pairs (i, i + skip) besides the neighbours.
         pair: estimates one pair; `register_pair` if not given.
@@ -152,7 +152,7 @@ class Stack:
                 "slabs: the first one is missing, and poses are in its frame; begin with one that is there"
             )
         height, width = known[0].shape[1:]
-        _, y, x = (1.0, 1.0, 1.0) if voxel_size_um is None else _checked_size(voxel_size_um)
+        y, x = (1.0, 1.0) if voxel_size_um is None else _checked_size(voxel_size_um)
         radius = float(np.hypot(height * y, width * x) / np.sqrt(12))
         return cls(known, layers, _checked_gaps(gap_layers, len(given) - 1), radius)
 
@@ -268,11 +268,11 @@ def _checked_anchors(anchors: Mapping[int, Rigid], count: int) -> dict[int, Rigi
     return {int(slab): pose for slab, pose in anchors.items()}
 
 
-def _checked_size(voxel_size_um: Sequence[float]) -> tuple[float, float, float]:
+def _checked_size(voxel_size_um: Sequence[float]) -> tuple[float, float]:
     size = tuple(float(part) for part in voxel_size_um)
-    if len(size) != 3 or not all(0 < part < np.inf for part in size):
-        raise GeometryError(f"voxel_size_um: {size}; give three sizes above 0, (z, y, x)")
-    return size[0], size[1], size[2]
+    if len(size) not in (2, 3) or not all(0 < part < np.inf for part in size):
+        raise GeometryError(f"voxel_size_um: {size}; give (z, y, x) or (y, x), above 0")
+    return size[-2], size[-1]
 
 
 def _is_whole(value: object) -> bool:
