@@ -1,0 +1,373 @@
+"""Laws of a stack: slabs of a made-up world whose tissue may move with depth, and pairs that are told the truth."""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from volpipe.errors import GeometryError
+from volpipe.geometry import Rigid
+from volpipe.registration import PairEstimate, register_slabs, register_stack
+from volpipe.registration.slant import motion_of
+from volpipe.registration.solve import TOLERANCE
+
+WIDTH = 64
+STILL = (0.0, 0.0, 0.0)
+
+
+@dataclass
+class World:
+    """Slabs with known poses; `rate` is what the tissue moves per layer, in the world's frame.
+
+    A slab's voxel holds its depth, so that a pair of any layers can be told what lies between them; `lies` replaces the
+    estimate of a pair of slabs.
+    """
+
+    poses: list
+    layers: int = 4
+    gap: int = 2
+    rate: tuple = STILL
+    lies: dict = field(default_factory=dict)
+    asked: list = field(default_factory=list)
+
+    def __post_init__(self):
+        self.period = self.layers + self.gap
+        depths = np.arange(self.layers)[:, None, None] + np.zeros((1, WIDTH, WIDTH)) + 1e-3 * np.arange(WIDTH)
+        self.slabs = [depths + i * self.period for i in range(len(self.poses))]
+
+    def pair(self, upper, lower, *, gap_layers, **_):
+        """What a faithful estimate sees: upper_from_lower through the tissue's motion."""
+        top, bottom = round(float(upper[-1, 0, 0])), round(float(lower[0, 0, 0]))
+        assert bottom - top == gap_layers + 1
+        i, j = top // self.period, bottom // self.period
+        self.asked.append((i, j, gap_layers))
+        seen = self.poses[i].inverse @ motion_of(np.array(self.rate), bottom - top) @ self.poses[j]
+        return self.lies.get((i, j), PairEstimate(seen, 0.9, True))
+
+    def solved(self, **options):
+        return register_stack(self.slabs, gap_layers=self.gap, pair=self.pair, **options)
+
+    @property
+    def truth(self):
+        return [self.poses[0].inverse @ pose for pose in self.poses]
+
+
+def random_poses(count, seed=0):
+    random = np.random.default_rng(seed)
+    return [Rigid(random.uniform(-0.05, 0.05), tuple(random.uniform(-3, 3, 2))) for _ in range(count)]
+
+
+def noise(seed=0, *, accepted=False, confidence=0.4):
+    random = np.random.default_rng(seed)
+    return PairEstimate(Rigid(random.uniform(-0.1, 0.1), tuple(random.uniform(-6, 6, 2))), confidence, accepted)
+
+
+def far(one, other):
+    """The largest distance between where two poses put the corners of a window."""
+    corners = (WIDTH / 2) * np.array([(1, 1), (1, -1), (-1, 1), (-1, -1)])
+    return float(np.abs(one(corners) - other(corners)).max())
+
+
+def furthest(found, truth):
+    return max(far(one, other) for one, other in zip(found, truth, strict=True))
+
+
+# ---------------------------------------------------------------------- what is composed
+
+
+def test_three_slabs_computed_by_hand():
+    """Slab 1 lies a quarter turn and 10 along x from slab 0, slab 2 the same from slab 1."""
+    step = Rigid(math.pi / 2, (0.0, 10.0))
+    world = World([Rigid(), step, step @ step], layers=1)
+    poses = register_slabs(world.slabs, gap_layers=2, pair=world.pair, skips=())
+    np.testing.assert_allclose(poses[1]((0, 1)), (1, 10), atol=1e-9)
+    np.testing.assert_allclose(poses[2]((0, 0)), (10, 10), atol=1e-9)  # 10 along slab 1's x, which is slab 0's y
+    np.testing.assert_allclose(poses[2]((0, 1)), (10, 9), atol=1e-9)
+    assert poses[0] == Rigid()
+
+
+@pytest.mark.parametrize("skips", [(), (2,), (2, 3)])
+def test_exact_pairs_give_exact_poses(skips):
+    world = World(random_poses(12))
+    solution = world.solved(skips=skips)
+    assert furthest(solution.poses, world.truth) < 1e-9
+    assert solution.bridged == ()
+    assert set(solution.weights.values()) == {0.9}
+
+
+def test_turns_may_add_up_to_more_than_a_full_one():
+    steps = [Rigid(0.1, (1.0, 2.0))] * 80
+    poses = [Rigid()]
+    for step in steps:
+        poses.append(poses[-1] @ step)
+    world = World(poses)
+    assert furthest(world.solved().poses, world.truth) < 1e-6
+
+
+def test_what_lies_between_two_slabs_counts_as_lost():
+    world = World(random_poses(4))
+    world.solved()
+    between = {(i, j): gap for i, j, gap in world.asked if i != j}
+    assert between == {(i, j): 2 + 6 * (j - i - 1) for i in range(4) for j in range(i + 1, 4)}
+
+
+def test_each_seam_has_its_own_gap():
+    asked = []
+
+    def pair(upper, lower, *, gap_layers, **_):
+        asked.append((len(upper), len(lower), gap_layers))
+        return PairEstimate(Rigid(), 1.0, True)
+
+    random = np.random.default_rng(0)
+    slabs = [random.random((layers, WIDTH, WIDTH)) for layers in (2, 3, 5)]
+    register_slabs(slabs, gap_layers=[1, 4], pair=pair, skips=(2,))
+    assert {(2, 3, 1), (3, 5, 4), (2, 5, 1 + 3 + 4)} <= set(asked)
+
+
+# ---------------------------------------------------------------------- what goes wrong
+
+
+@pytest.mark.parametrize("edge", [(0, 1), (5, 6), (10, 11), (4, 6), (3, 6)])
+def test_an_edge_that_lies_with_confidence_does_not_bend_the_chain(edge):
+    world = World(random_poses(12))
+    wrong = world.truth[edge[0]].inverse @ world.truth[edge[1]] @ Rigid(0.06, (5.0, -4.0))
+    world.lies[edge] = PairEstimate(wrong, 1.0, True)
+    solution = world.solved()
+    assert furthest(solution.poses, world.truth) < 1e-3 * WIDTH
+    assert solution.weights[edge] < 0.01
+    assert min(weight for pair, weight in solution.weights.items() if pair != edge) > 0.8
+
+
+def test_several_edges_that_lie_do_not_bend_the_chain():
+    world = World(random_poses(30))
+    for seed, edge in enumerate([(0, 1), (7, 8), (9, 11), (14, 15), (20, 23), (28, 29)]):
+        world.lies[edge] = noise(seed, accepted=True, confidence=1.0)
+    assert furthest(world.solved().poses, world.truth) < 1e-3 * WIDTH
+
+
+@pytest.mark.parametrize("missing", [1, 5, 11])
+@pytest.mark.parametrize("how", ["none", "nan", "blank"])
+def test_a_missing_slab_does_not_break_the_chain(missing, how):
+    world = World(random_poses(12))
+    shape = world.slabs[missing].shape
+    world.slabs[missing] = {"none": None, "nan": np.full(shape, np.nan), "blank": np.zeros(shape, np.uint8)}[how]
+    solution = world.solved()
+    truth = world.truth
+    assert max(far(solution.poses[i], truth[i]) for i in range(12) if i != missing) < 1e-9
+    assert solution.bridged == (missing,)
+    assert not any(missing in pair for pair in solution.weights)
+
+
+def test_a_slab_that_no_edge_joins_lies_midway_between_its_neighbours():
+    world = World([Rigid(0.02 * i, (1.0 * i, -2.0 * i)) for i in range(5)])
+    world.slabs[2] = None
+    found = world.solved().poses[2]
+    assert far(found, Rigid(0.04, (2.0, -4.0))) < 1e-3
+
+
+def test_edges_count_by_how_near_their_slabs_are():
+    """By hand: a chain of two edges (variance 2) and a skip pair 3 times as far (variance 9), which is 0.011 off."""
+    world = World([Rigid()] * 3, lies={(0, 2): PairEstimate(Rigid(0.0, (0.011, 0.0)), 0.9, True)})
+    found = world.solved(slant_score=None)
+    assert found.poses[2].shift[0] == pytest.approx(0.011 * 2 / (2 + 9), rel=1e-3)
+
+
+@pytest.mark.parametrize("bad", [0, 4, 11])
+@pytest.mark.parametrize("confidence", [0.0, 0.4])
+def test_a_slab_of_noise_is_bridged(bad, confidence):
+    """Its pairs are not accepted, those inside it neither; where it is the first, the next one takes over its frame."""
+    world = World(random_poses(12), rate=(0.0, 0.2, -0.3))
+    for j in range(12):
+        world.lies[tuple(sorted((bad, j)))] = noise(j, confidence=confidence)
+    solution = world.solved()
+    frame = world.poses[1 if bad == 0 else 0].inverse
+    assert max(far(solution.poses[i], frame @ world.poses[i]) for i in range(12) if i != bad) < 1e-6
+    assert solution.bridged == (bad,)
+    assert all(solution.weights[pair] == 0 for pair in solution.weights if bad in pair)
+
+
+def test_a_slab_of_noise_that_every_pair_trusts_leaves_the_others_alone():
+    """Up to what two lies that happen to agree within the tolerance can do."""
+    world = World(random_poses(12))
+    for seed, j in enumerate((3, 4, 5, 7, 8, 9)):
+        world.lies[tuple(sorted((6, j)))] = noise(seed, accepted=True, confidence=1.0)
+    solution = world.solved()
+    assert max(far(solution.poses[i], world.truth[i]) for i in range(12) if i != 6) < TOLERANCE * WIDTH / 2
+
+
+def test_a_stack_in_two_parts_says_which_one_was_laid_by_guess():
+    world = World(random_poses(10))
+    for upper in range(6):
+        for lower in range(6, 10):
+            world.lies[upper, lower] = noise(upper)
+    solution = world.solved()
+    assert solution.bridged == (6, 7, 8, 9)
+    between = [solution.poses[6].inverse @ solution.poses[i] for i in range(6, 10)]
+    assert furthest(between, [world.poses[6].inverse @ world.poses[i] for i in range(6, 10)]) < 1e-6
+    assert far(solution.poses[6], solution.poses[5]) < 1e-6
+
+
+def test_anchors_are_held_and_bend_what_lies_between_evenly():
+    world = World([Rigid()] * 5, layers=1)
+    anchor = Rigid(0.0, (4.0, -8.0))
+    solution = world.solved(anchors={4: anchor}, skips=())
+    assert solution.poses[4] == anchor
+    for i in range(5):
+        assert far(solution.poses[i], Rigid(0.0, (1.0 * i, -2.0 * i))) < 1e-6
+
+
+def test_an_anchor_that_is_right_changes_nothing_and_joins_what_was_apart():
+    world = World(random_poses(10))
+    for upper in range(6):
+        for lower in range(6, 10):
+            world.lies[upper, lower] = noise(upper)
+    solution = world.solved(anchors={8: world.truth[8]})
+    assert furthest(solution.poses, world.truth) < 1e-4
+    assert solution.bridged == ()
+
+
+# ---------------------------------------------------------------------- tissue at a slant
+
+
+@pytest.mark.parametrize("rate", [(0.0, 0.3, -0.2), (0.004, 0.3, -0.2)])
+@pytest.mark.parametrize(("layers", "gap"), [(4, 2), (4, 3), (4, 9), (9, 2), (2, 0)])
+def test_tissue_that_moves_with_depth_does_not_move_the_slabs(rate, layers, gap):
+    """Also where slabs are thinner than a gap's distance, and each slab sees the tissue move in a frame of its own."""
+    random = np.random.default_rng(1)
+    poses = [Rigid(random.uniform(-1, 1), tuple(random.uniform(-3, 3, 2))) for _ in range(12)]
+    world = World(poses, layers, gap, rate)
+    assert furthest(world.solved().poses, world.truth) < 1e-5
+
+
+def test_slant_is_left_in_where_that_is_asked():
+    world = World([Rigid()] * 5, rate=(0.0, 0.1, 0.0))
+    lean = world.solved(slant_score=None, skips=()).poses[4]
+    assert far(lean, Rigid(0.0, (4 * 3 * 0.1, 0.0))) < 1e-9
+
+
+def test_slant_is_taken_off_what_was_measured_as_it_was():
+    """A score of many layers sees half of the tissue's motion: subtracted is from the faces, layer against layer."""
+    world = World(random_poses(8), rate=(0.0, 0.3, -0.2))
+
+    def pair(upper, lower, *, gap_layers, score, around=None, **_):
+        if score == "ncc":
+            assert len(upper) == len(lower) == 1
+            return world.pair(upper, lower, gap_layers=gap_layers)
+        rate, world.rate = world.rate, tuple(np.multiply(world.rate, 0.5))
+        estimate = world.pair(upper, lower, gap_layers=gap_layers)
+        world.rate = rate
+        return estimate
+
+    assert furthest(register_slabs(world.slabs, gap_layers=2, pair=pair), world.truth) < 1e-6
+
+
+def test_faces_that_do_not_tell_leave_what_the_slabs_said():
+    world = World(random_poses(8))
+
+    def pair(upper, lower, *, around=None, **options):
+        found = world.pair(upper, lower, **options)
+        if around is None:
+            return found
+        assert far(around, found.transform) < 1e-9
+        return noise()
+
+    assert furthest(register_slabs(world.slabs, gap_layers=2, pair=pair), world.truth) < 1e-6
+
+
+def test_slabs_of_one_layer_lean_as_the_tissue_does():
+    world = World([Rigid()] * 5, 1, 2, (0.0, 0.1, 0.0))
+    assert far(world.solved(skips=()).poses[4], Rigid(0.0, (4 * 3 * 0.1, 0.0))) < 1e-9
+
+
+def test_a_missing_slab_has_the_slant_of_those_around_it():
+    world = World(random_poses(12), rate=(0.0, 0.3, -0.2))
+    world.slabs[5] = None
+    solution = world.solved()
+    assert max(far(solution.poses[i], world.truth[i]) for i in range(12) if i != 5) < 1e-6
+
+
+def test_a_motion_inside_a_slab_that_is_not_accepted_does_not_count():
+    world = World(random_poses(8), rate=(0.0, 0.3, -0.2))
+    for bad in (0, 1, 2, 3, 5, 6, 7):  # of most slabs: no median mends that
+        world.lies[bad, bad] = noise(bad)
+    assert furthest(world.solved().poses, world.truth) < 1e-6
+
+
+def test_a_motion_inside_a_slab_that_lies_is_outvoted():
+    world = World(random_poses(8), rate=(0.0, 0.3, -0.2))
+    world.lies[3, 3] = noise(0, accepted=True, confidence=0.9)
+    assert furthest(world.solved().poses, world.truth) < 0.01 * WIDTH
+
+
+# ---------------------------------------------------------------------- units and arguments
+
+
+def test_in_micrometres_it_is_the_same_stack():
+    """Shifts come in um, so poses do; the voxel size only says what a turn is worth, and y and x may differ."""
+    size = (4.0, 0.5, 2.0)
+    world = World([Rigid(p.angle_rad, (p.shift[0] * 0.5, p.shift[1] * 2.0)) for p in random_poses(12)])
+    world.lies[5, 6] = noise(3, accepted=True, confidence=1.0)
+    assert furthest(world.solved(voxel_size_um=size).poses, world.truth) < 1e-3 * WIDTH
+
+
+def test_in_another_unit_an_edge_is_doubted_as_much():
+    """Half a micrometre a voxel: what an edge misses, what is tolerated and what a turn is worth all halve."""
+    lie = Rigid(0.01, (0.3, -0.5))
+    voxels, um = World([Rigid()] * 6), World([Rigid()] * 6)
+    voxels.lies[2, 3], um.lies[2, 3] = (PairEstimate(one, 0.9, True) for one in (lie, lie.times(0.5)))
+    one, other = voxels.solved(), um.solved(voxel_size_um=(1.0, 0.5, 0.5))
+    assert 0.1 < one.weights[2, 3] < 0.8
+    assert other.weights == pytest.approx(one.weights)
+    assert furthest([pose.times(0.5) for pose in one.poses], other.poses) < 1e-9
+
+
+def test_what_is_asked_of_a_pair_reaches_it():
+    given = []
+
+    def pair(upper, lower, **options):
+        given.append(options)
+        return PairEstimate(Rigid(), 1.0, True)
+
+    slabs = [np.random.default_rng(i).random((1, WIDTH, WIDTH)) for i in range(2)]
+    wanted = {"max_shift": 0.2, "max_angle_rad": 0.3, "score": "ncc", "voxel_size_um": (3.0, 2.0, 1.0)}
+    register_slabs(slabs, gap_layers=5, pair=pair, **wanted)
+    assert given == [{"gap_layers": 5, **wanted}]
+
+
+SLAB = np.random.default_rng(0).random((4, WIDTH, WIDTH))
+
+
+@pytest.mark.parametrize(
+    ("slabs", "options", "said"),
+    [
+        ([SLAB], {}, "1 given"),
+        ([], {}, "0 given"),
+        ([None, None], {}, "all 2 are missing"),
+        ([None, SLAB], {}, "the first one is missing"),
+        ([np.full_like(SLAB, np.nan), SLAB], {}, "the first one is missing"),
+        ([SLAB, SLAB[:, :-1]], {}, "windows of one size"),
+        ([SLAB, SLAB[0]], {}, "number 1 is of shape"),
+        ([SLAB, SLAB[:0]], {}, "number 1 is of shape"),
+        ([SLAB, None, SLAB[:3]], {}, "as NaN"),
+        ([SLAB, SLAB], {"gap_layers": -1}, "gap_layers: -1"),
+        ([SLAB, SLAB], {"gap_layers": 1.5}, "whole numbers"),
+        ([SLAB, SLAB], {"gap_layers": True}, "whole numbers"),
+        ([SLAB, SLAB], {"gap_layers": [1, 2]}, "2 given for 1 seams"),
+        ([SLAB, SLAB], {"gap_layers": []}, "0 given for 1 seams"),
+        ([SLAB, SLAB], {"anchors": {2: Rigid()}}, "slab 2 of 2"),
+        ([SLAB, SLAB], {"anchors": {-1: Rigid()}}, "slab -1 of 2"),
+        ([SLAB, SLAB], {"anchors": {0: Rigid(0.1)}}, "slab 0 is the frame"),
+        ([SLAB, SLAB], {"skips": (1,)}, "skips"),
+        ([SLAB, SLAB], {"skips": (2.5,)}, "skips"),
+        ([SLAB, SLAB], {"voxel_size_um": (1.0, 0.0, 1.0)}, "voxel_size_um"),
+        ([SLAB, SLAB], {"voxel_size_um": (1.0,)}, "voxel_size_um"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line_before_any_pair(slabs, options, said):
+    def pair(*_, **__):
+        raise AssertionError("asked")
+
+    with pytest.raises(GeometryError, match=said) as error:
+        register_slabs(slabs, **{"gap_layers": 2, "pair": pair, **options})
+    assert "\n" not in str(error.value)

@@ -1,0 +1,227 @@
+"""One robust solve for the poses of all slabs, from estimates between pairs of them.
+
+    0 --- 1 --- 2 --- 3        an edge says where its lower slab lies in its upper one
+     \\_________/ \\___ ...       skip edges close loops: in a loop an edge that lies shows
+
+A plane's points are complex numbers here, x + i y: a pose is p -> d p + t, with |d| = 1, and an edge (turn e, shift s)
+asks for d_lower = d_upper e and t_lower = t_upper + d_upper s. Both are linear, so a solve is two small systems, with
+no start and no wrap of angles (the chordal relaxation of Carlone et al. 2015, ICRA).
+
+Which edges lie is found by weights that redescend, from a wide scale to a narrow one (graduated non-convexity: Blake
+and Zisserman 1987; Welsch's weight), every edge counting alike; the honest ones are then averaged, near ones counting
+more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volpipe.geometry import Rigid
+from volpipe.registration.estimate import PairEstimate
+from volpipe.registration.slant import Inside, motion_of, seen_from, slant_at
+
+TOLERANCE = 0.01  # of the width: edges that miss by much more lie; half of what counts as a success
+NARROWER = 0.7  # scale of the weights, from one solve to the next
+ROUNDS = 6  # of slant and poses in turn: each round's error is that of the last times the slant's angle over an edge
+FAINT = 1e-9  # weight of an edge that lies: it only keeps the system whole
+
+Complex = NDArray[np.complex128]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """What was estimated between two slabs.
+
+    Attributes:
+        upper, lower: indices of the slabs.
+        depth: of the middle of the lost layers, in layers from the top of the stack.
+        layers: from upper's last to lower's first, 1 where nothing was lost.
+    """
+
+    upper: int
+    lower: int
+    depth: float
+    layers: int
+    estimate: PairEstimate
+
+    @property
+    def trust(self) -> float:
+        """Its confidence, 0 where it was not accepted."""
+        return self.estimate.confidence if self.estimate.accepted else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StackSolution:
+    """Where every slab lies.
+
+    Attributes:
+        poses: of each slab's points in slab 0's frame, about the windows' centres.
+        weights: of each pair (upper, lower), 0..1: its confidence, less where other pairs contradict it; 0 where it was
+            not accepted.
+        bridged: slabs that no trusted pair joins to the largest group of slabs (or to an anchor): their poses, and
+            that of a group of them, are interpolated.
+    """
+
+    poses: tuple[Rigid, ...]
+    weights: dict[tuple[int, int], float]
+    bridged: tuple[int, ...]
+
+
+def solve_stack(
+    edges: Sequence[Edge], insides: Sequence[Inside], *, count: int, radius: float, anchors: Mapping[int, Rigid]
+) -> StackSolution:
+    """Poses from edges, less the slant of the tissue as it is inside the slabs.
+
+    The slant is known in each slab's frame and needed in all, so poses and slant are found in turn.
+
+    Args:
+        edges: of neighbours and of slabs further apart; those that were not accepted do not count.
+        insides: motions inside slabs; none, and nothing is subtracted.
+        count: of slabs.
+        radius: root of the mean square distance of the windows' points from the centre, in the unit of the shifts: what
+            a turn is worth as a shift.
+        anchors: poses that are held.
+    """
+    trusted = [edge for edge in edges if edge.trust > 0]
+    solver = _Solver(radius, {0: Rigid(), **anchors}, _groups(count, trusted))
+    poses, weights = solver(trusted)
+    for _ in range(ROUNDS if insides else 0):
+        poses, weights = solver(compensated(trusted, insides, poses))
+    found = {(edge.upper, edge.lower): 0.0 for edge in edges}
+    found |= {(edge.upper, edge.lower): float(weight) for edge, weight in zip(trusted, weights, strict=True)}
+    return StackSolution(tuple(poses), found, _bridged(solver.groups, anchors))
+
+
+def compensated(edges: Sequence[Edge], insides: Sequence[Inside], poses: Sequence[Rigid]) -> list[Edge]:
+    """The edges without the tissue's own motion over their layers: seen = slant @ upper_from_lower."""
+    rates = [seen_from(poses[one.slab], one.rate) for one in insides]
+    return [_straightened(edge, poses[edge.upper].inverse, insides, rates) for edge in edges]
+
+
+def _straightened(edge: Edge, upper_from_first: Rigid, insides: Sequence[Inside], rates: Sequence[Floats]) -> Edge:
+    slant = motion_of(seen_from(upper_from_first, slant_at(edge.depth, insides, rates)), edge.layers)
+    return replace(edge, estimate=replace(edge.estimate, transform=slant.inverse @ edge.estimate.transform))
+
+
+# ---------------------------------------------------------------------- poses
+
+
+@dataclass(frozen=True)
+class _Solver:
+    """Attributes: `groups`, of each slab the first slab of the group that trusted edges join it to."""
+
+    radius: float
+    held: Mapping[int, Rigid]
+    groups: tuple[int, ...]
+
+    def __call__(self, edges: Sequence[Edge]) -> tuple[list[Rigid], Floats]:
+        """Poses and the weights of the edges."""
+        graph = _Graph.of([(edge.upper, edge.lower, edge.estimate.transform) for edge in edges])
+        trust = np.array([edge.trust for edge in edges])
+        honest = np.ones(len(edges))
+        held = {first: Rigid() for first in self._loose} | dict(self.held)
+        misses = graph.misses(*graph.solved(trust, held, len(self.groups)), self.radius)
+        for scale in self._scales(float(misses.max(initial=0.0))):
+            honest = np.maximum(np.exp(-((misses / scale) ** 2) / 2), FAINT)
+            misses = graph.misses(*graph.solved(trust * honest, held, len(self.groups)), self.radius)
+        nearest = min((edge.layers for edge in edges), default=1)
+        precise = np.array([(nearest / edge.layers) ** 2 for edge in edges])
+        poses = _rigid(*graph.solved(trust * honest * precise, held, len(self.groups)))
+        return [self.held.get(i, pose) for i, pose in enumerate(self._joined(poses))], trust * honest
+
+    def _scales(self, widest: float) -> list[float]:
+        narrowest = TOLERANCE * self.radius * math.sqrt(6)
+        steps = math.ceil(math.log(max(widest / narrowest, 1.0), 1 / NARROWER))
+        return [narrowest / NARROWER**step for step in range(steps, -1, -1)]
+
+    @property
+    def _loose(self) -> set[int]:
+        """First slabs of the groups in which none is held."""
+        return set(self.groups) - {self.groups[slab] for slab in self.held}
+
+    def _joined(self, poses: list[Rigid]) -> list[Rigid]:
+        """Loose groups are moved as wholes, so that slabs on either side of each break differ least."""
+        group = self.groups
+        breaks = [sorted((i, i + 1), key=group.__getitem__) for i in range(len(poses) - 1) if group[i] != group[i + 1]]
+        alike = [(group[i], group[j], poses[i] @ poses[j].inverse) for i, j in breaks]
+        still = {slab: Rigid() for slab in range(len(poses)) if slab not in self._loose}
+        moves = _rigid(*_Graph.of(alike).solved(np.ones(len(alike)), still, len(poses)))
+        return [moves[first] @ pose for first, pose in zip(group, poses, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """Edges as arrays: upper, lower, and the lower one's motion in the upper one as a turn and a shift."""
+
+    upper: NDArray[np.intp]
+    lower: NDArray[np.intp]
+    turns: Complex
+    shifts: Complex
+
+    @classmethod
+    def of(cls, edges: Sequence[tuple[int, int, Rigid]]) -> _Graph:
+        upper, lower = (np.array([edge[end] for edge in edges], np.intp) for end in (0, 1))
+        return cls(upper, lower, *_complex([motion for _, _, motion in edges]))
+
+    def solved(self, weights: Floats, held: Mapping[int, Rigid], count: int) -> tuple[Complex, Complex]:
+        """Directions, then shifts given these."""
+        turns, shifts = _complex(list(held.values()))
+        nothing = np.zeros(len(weights), np.complex128)
+        directions = self._least_squares(self.turns, nothing, weights, dict(zip(held, turns, strict=True)), count)
+        directions /= np.maximum(np.abs(directions), 1e-12)
+        asked = directions[self.upper] * self.shifts
+        return directions, self._least_squares(nothing + 1, asked, weights, dict(zip(held, shifts, strict=True)), count)
+
+    def misses(self, directions: Complex, shifts: Complex, radius: float) -> Floats:
+        """By how much each edge is contradicted: root mean square over the points of a window."""
+        turned = directions[self.lower] - directions[self.upper] * self.turns
+        shifted = shifts[self.lower] - shifts[self.upper] - directions[self.upper] * self.shifts
+        return np.hypot(radius * np.abs(turned), np.abs(shifted))
+
+    def _least_squares(
+        self, factors: Complex, offsets: Complex, weights: Floats, held: Mapping[int, complex], count: int
+    ) -> Complex:
+        """The x that makes sum w |x_lower - factor x_upper - offset|^2 least, some of them held."""
+        rows = np.zeros((len(weights), count), np.complex128)
+        every = np.arange(len(weights))
+        rows[every, self.lower] += 1
+        rows[every, self.upper] -= factors
+        fixed = np.array(sorted(held), np.intp)
+        free = np.setdiff1d(np.arange(count), fixed)
+        x = np.zeros(count, np.complex128)
+        x[fixed] = [held[slab] for slab in sorted(held)]
+        weighted = rows[:, free].conj().T * weights
+        x[free] = np.linalg.solve(weighted @ rows[:, free], weighted @ (offsets - rows[:, fixed] @ x[fixed]))
+        return x
+
+
+def _complex(motions: Sequence[Rigid]) -> tuple[Complex, Complex]:
+    turns = np.exp(1j * np.array([motion.angle_rad for motion in motions]))
+    return turns, np.array([complex(motion.shift[1], motion.shift[0]) for motion in motions], np.complex128)
+
+
+def _rigid(directions: Complex, shifts: Complex) -> list[Rigid]:
+    return [Rigid(float(np.angle(d)), (float(t.imag), float(t.real))) for d, t in zip(directions, shifts, strict=True)]
+
+
+# ---------------------------------------------------------------------- groups
+
+
+def _groups(count: int, edges: Sequence[Edge]) -> tuple[int, ...]:
+    """Slabs that edges join have one number, that of their first."""
+    group = list(range(count))
+    for edge in edges:
+        one, other = sorted((group[edge.upper], group[edge.lower]))
+        group = [one if number == other else number for number in group]
+    return tuple(group)
+
+
+def _bridged(groups: Sequence[int], anchors: Mapping[int, Rigid]) -> tuple[int, ...]:
+    known = {max(groups, key=groups.count)} | {groups[slab] for slab in anchors}
+    return tuple(slab for slab, number in enumerate(groups) if number not in known)
