@@ -95,12 +95,12 @@ def fitted(points, moved):
     return Rigid(float(angle), (float(shift.imag), float(shift.real)))
 
 
-def search(extent=(1024, 1024), coarsest=5, lower=None, **options):
+def search(extent=(1024, 1024), coarsest=5, lower=None, window=32, **options):
     frame = SlabFrame(extent, VOXEL_UM)
     lower = SlabFrame(lower or extent, VOXEL_UM)
     readers = {"read_upper": Reader(frame, lambda points: points), "read_lower": Reader(lower, belongs)}
     given = {"pair": ExactPair(), "voxel_z_um": 8.0, "gap_layers": 1, "start": POSE, **readers, **options}
-    return TreeSearch(NodeGrid(frame, 32, coarsest), lower, **given)
+    return TreeSearch(NodeGrid(frame, window, coarsest), lower, **given)
 
 
 def off_um(node, transform, grid):
@@ -148,7 +148,7 @@ def test_a_rigid_slab_is_found_to_rounding_at_every_node(monkeypatch):
 
 
 def test_what_a_node_reads_is_what_it_says_and_the_same_at_every_level():
-    walk = search((4096, 4096), start=Rigid(), pair=Always(False))
+    walk = search((4096, 4096), 4, window=64, start=Rigid(), pair=Always(False))
     walk = replace(walk, read_upper=Reader(walk.lower, np.zeros_like), read_lower=Reader(walk.lower, np.zeros_like))
     found = register_tree(walk)
     means = []
@@ -212,6 +212,12 @@ def test_the_pair_is_told_the_prior_of_the_window_and_what_the_crops_leave_over(
     np.testing.assert_allclose(options["around"]((3.0, 4.0)), POSE(np.add((3.0, 4.0), centres[1])) - centres[0])
     assert (np.abs(options["around"].shift) <= np.divide((4.0, 6.0), 2) * 1.5).all()
     np.testing.assert_allclose(estimate.transform.shift, POSE.shift)
+
+
+def test_the_lower_crop_stays_in_its_slab_as_far_as_its_margin():
+    walk = search((200, 200), 1, start=Rigid())
+    inner = Node(0, 1, 1)  # 32 to 64; its crop from 27
+    assert walk.boxes(inner, Rigid(0.0, (29.0 * 2, 60.0 * 3)))[1].start == (0, -28)  # from -2 and from -33
 
 
 @pytest.mark.parametrize("angle", [0.0, 0.1, -0.1])
