@@ -239,11 +239,10 @@ def test_outside_the_slab_nothing_is_known_and_at_its_edge_the_crop_moves_inward
     assert np.isfinite(upper).all()
     np.testing.assert_array_equal(upper, places(walk.lower, 0, Box((0, 91), (42, 133))).astype(np.float32))
     assert np.isfinite(lower).all()
-    estimate_node(walk, Node(0, 6, 6), Rigid())  # 192 to 224 of 200
+    estimate_node(walk, Node(0, 6, 3), Rigid())  # 192 to 224 of 200, with its margin from 187, moved to 182
     upper, _, _ = pair.asked[1]
-    assert np.isfinite(upper[:, :18, :18]).all()
+    assert np.isfinite(upper[:, :18]).all()
     assert np.isnan(upper[:, 18:]).all()
-    assert np.isnan(upper[:, :, 18:]).all()
 
 
 def test_a_node_without_counterpart_or_without_tissue_is_not_compared():
@@ -252,9 +251,14 @@ def test_a_node_without_counterpart_or_without_tissue_is_not_compared():
     estimate = estimate_node(walk, Node(0, 1, 1), far, missed=2)
     assert (estimate.transform, estimate.confidence, estimate.missed) == (far, 0.0, 3)
     assert estimate.voxels_read == 2 * 42 * 42
-    blank = replace(walk, read_upper=lambda level, box: np.full((3, *box.shape), np.nan))
-    assert not estimate_node(blank, Node(0, 1, 1), Rigid()).trusted
+    for blank in (np.nan, 7.0):
+        empty = replace(walk, read_upper=lambda level, box, v=blank: np.full((3, *box.shape), v))
+        assert not estimate_node(empty, Node(0, 1, 1), Rigid()).trusted
     assert pair.asked == []
+    for columns, asked in ((14, 1), (10, 1)):  # known of 42: a third is enough, less than a quarter is not
+        estimate_node(walk, Node(0, 1, 1), Rigid(0.0, (0.0, 3.0 * (74 - columns))))
+        assert len(pair.asked) == asked
+    assert np.isfinite(pair.asked[0][1][0, 0]).sum() == 14
 
 
 @pytest.mark.parametrize("depth", [1, 2, 6])

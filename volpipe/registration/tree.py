@@ -33,6 +33,9 @@ Read = Callable[[int, Box], NDArray[Any]]  # (level, box (y, x) within the slab)
 # Of the window: what a turn of 0.1 rad and a shift of 10 % need so that the turned crop still fills the window:
 # (cos 0.1 + sin 0.1 - 1) / 2 + 0.1 = 0.147.
 MARGIN = 0.15
+# Of a layer of a crop; a crop must have one such layer that is not constant. With less, little of the window has a
+# counterpart.
+LEAST_KNOWN = 0.25
 # A window cannot tell a shift of more of its width: too little of it has a counterpart.
 MOST_SHIFT = 0.25
 # What tissue strained by 4 % turns by, wherever its bends begin; half a voxel at the side of a window of 32, so that
@@ -48,7 +51,7 @@ class Pair(Protocol):
         upper: NDArray[Any],
         lower: NDArray[Any],
         *,
-        gap_layers: float,
+        gap_layers: int,
         max_shift: float,
         max_angle_rad: float,
         voxel_size_um: tuple[float, float, float],
@@ -122,7 +125,7 @@ class TreeSearch:
     read_lower: Read
     pair: Pair
     voxel_z_um: float
-    gap_layers: float
+    gap_layers: int
     start: Rigid = field(default_factory=Rigid)
     max_shift: float = 0.1
     max_angle_rad: float = 0.1
@@ -182,8 +185,8 @@ def estimate_node(search: TreeSearch, node: Node, start: Rigid, missed: int = 0)
         missed: `NodeEstimate.missed` of its parent.
 
     Returns:
-        Its own transform where the pair accepts it; else `start`, not trusted. A crop without a known voxel is not
-        compared.
+        Its own transform where the pair accepts it; else `start`, not trusted. A crop without tissue, or of which
+        less than a quarter is known, is not compared.
     """
     level, frame = node.level, search.grid.frame
     upper_box, lower_box = search.boxes(node, start)
@@ -262,11 +265,16 @@ def _inwards(box: Box, shape: Sequence[int], most: int) -> Box:
 
 
 def _crop(read: Read, level: int, box: Box, shape: Sequence[int]) -> tuple[NDArray[np.float32] | None, int]:
-    """(the layers of a box with NaN outside the slab, or None if none of it is known; voxels read)."""
+    """(the layers of a box with NaN outside the slab, or None if they hold nothing to compare; voxels read)."""
     inside = box.intersect(Box.from_shape(shape))
     if inside.is_empty:
         return None, 0
     layers = read(level, inside)
     crop = np.full((len(layers), *box.shape), np.nan, np.float32)
     crop[(slice(None), *inside.relative_to(box.start).slices)] = layers
-    return (crop if np.isfinite(crop).any() else None), layers.size
+    return (crop if any(map(_has_structure, crop)) else None), layers.size
+
+
+def _has_structure(layer: NDArray[np.float32]) -> bool:
+    known = layer[np.isfinite(layer)]
+    return known.size >= LEAST_KNOWN * layer.size and bool(np.ptp(known) > 0)
