@@ -181,6 +181,12 @@ def test_nodes_that_are_not_trusted_keep_their_parents_motion():
     assert all(estimate.confidence == 0.3 for estimate in found.values())
 
 
+@pytest.mark.parametrize(("accepted", "least", "trusted"), [(True, 0.4, False), (False, 0.3, True), (True, None, True)])
+def test_a_tree_may_have_its_own_bound_of_confidence(accepted, least, trusted):
+    walk = search((64, 64), 1, start=Rigid(), pair=Always(accepted), least_confidence=least)  # the confidence is 0.3
+    assert {estimate.trusted for estimate in register_tree(walk).values()} == {trusted}
+
+
 def test_a_child_of_a_trusted_node_starts_from_it_and_of_another_from_its_grandparent():
     walk = search((256, 256), 3, pair=ExactPair(refuses=lambda call: call == 2))
     found = register_tree(walk)

@@ -114,6 +114,8 @@ class TreeSearch:
         start: the roots' motion, micrometres about the slabs' centres (of the coarse stage, or of the stage).
         max_shift, max_angle_rad: how far it may be off; the shift as a fraction of a root's width.
         margin: read around each window, as a fraction of it.
+        least_confidence: from which a node is trusted; None: where the pair accepts. A pair's confidence is that of a
+            fiftieth of the width and 0.01 rad, and no crop of 42 voxels tells an angle so well, however right it is.
 
     Raises:
         GeometryError: slabs of different voxel size, or a negative margin.
@@ -130,6 +132,7 @@ class TreeSearch:
     max_shift: float = 0.1
     max_angle_rad: float = 0.1
     margin: float = MARGIN
+    least_confidence: float | None = None
 
     def __post_init__(self) -> None:
         upper, lower = self.grid.frame.voxel_um, self.lower.voxel_um
@@ -161,6 +164,10 @@ class TreeSearch:
         angle = max(self.max_angle_rad * 0.5**halvings, min(LEAST_ANGLE_RAD, self.max_angle_rad))
         return min(self.max_shift * 2.0**missed, max(MOST_SHIFT, self.max_shift)), angle
 
+    def trusts(self, found: PairEstimate) -> bool:
+        """An answer of the pair becomes the node's own."""
+        return found.accepted if self.least_confidence is None else found.confidence >= self.least_confidence
+
     def boxes(self, node: Node, start: Rigid) -> tuple[Box, Box]:
         """The crops of a node whose motion is about `start`, in voxels of its level; they may reach out of the slabs.
 
@@ -185,7 +192,7 @@ def estimate_node(search: TreeSearch, node: Node, start: Rigid, missed: int = 0)
         missed: `NodeEstimate.missed` of its parent.
 
     Returns:
-        Its own transform where the pair accepts it; else `start`, not trusted. A crop without tissue, or of which
+        Its own transform where the search trusts it; else `start`, not trusted. A crop without tissue, or of which
         less than a quarter is known, is not compared.
     """
     level, frame = node.level, search.grid.frame
@@ -206,7 +213,7 @@ def estimate_node(search: TreeSearch, node: Node, start: Rigid, missed: int = 0)
         voxel_size_um=(search.voxel_z_um, *frame.voxel_um_at(level)),
         around=_between_crops(start, *centres_um),
     )
-    if not found.accepted:
+    if not search.trusts(found):
         return NodeEstimate(node, start, found.confidence, missed + 1, read)
     return NodeEstimate(node, _between_slabs(found.transform, *centres_um), found.confidence, 0, read)
 
