@@ -60,24 +60,37 @@ class Warped:
 
 
 def warp_block(
-    read: Read, slab: Raster, pull: Pull, out: Raster, box: Box, *, order: int, fill: float = 0, most: int | None = None
+    read: Read,
+    slab: Raster,
+    pull: Pull,
+    out: Raster,
+    box: Box,
+    *,
+    dtype: np.dtype[Any],
+    lead: tuple[int, ...] = (),
+    order: int,
+    fill: float = 0,
+    most: int | None = None,
 ) -> Warped:
     """Render a box of the reconstruction.
 
     Args:
-        read: gives a box (y, x) of the slab as an array (..., rows, columns): layers and channels lead.
+        read: gives a box (y, x) of the slab as an array (*lead, rows, columns); called once, or not at all.
         slab: where the slab's voxels lie, from its centre. Of any level: the map is in micrometres.
         pull: from points of the reconstruction (..., 2) to points of the slab, as `Field.pull` or `pose.inverse`.
         out: where the reconstruction's voxels lie, from its origin.
         box: which of them to render.
+        dtype: of the slab.
+        lead: how many channels and layers.
         order: 0, 1 or 3.
         fill: where nothing is known.
         most: voxels of a plane that may be read.
 
     Raises:
-        GeometryError: another order; a map that is not finite, or needs more than `most` voxels; or one of 64-bit
-            integers by another order than 0.
+        GeometryError: another order; a map that is not finite, or needs more than `most` voxels; or 64-bit integers by
+            another order than 0.
     """
+    _check_kind(dtype, order)
     places = slab.places(pull(out.points(box)))
     source = source_box(places, slab, order, box)
     if most is not None and source.size > most:
@@ -85,14 +98,9 @@ def warp_block(
             f"warp: box {box} needs {source.shape} voxels of the slab, more than the {most} that a block may read; the "
             "field stretches it too far, fit it again with more stiffness"
         )
-    known = _inside(places, slab)
-    if source.is_empty:
-        sample = read(Box((0, 0), (1, 1)))  # of which only the layers, channels and dtype are asked
-        return Warped(np.full((*sample.shape[:-2], *box.shape), fill, sample.dtype), known.astype(np.uint8), source)
-    voxels = read(source)
-    _check_kind(voxels.dtype, order)
-    values = _sampled(voxels, places, source, slab, order)
-    values[..., ~known] = fill
+    values, known = np.full((*lead, *box.shape), fill, dtype), _inside(places, slab)
+    if not source.is_empty:
+        _sample(read(source), places, known, source, slab, order, values)
     return Warped(values, known.astype(np.uint8), source)
 
 
@@ -100,10 +108,8 @@ def source_box(places: Points, slab: Raster, order: int, box: Box) -> Box:
     """The voxels of the slab that places inside it need; empty if none is inside.
 
     Raises:
-        GeometryError: places that are not finite, or an order that there is not.
+        GeometryError: places that are not finite.
     """
-    if order not in ORDERS:
-        raise GeometryError(f"warp: order {order}; give 0 for labels, 1 or 3 for images")
     if not np.isfinite(places).all():
         raise GeometryError(f"warp: box {box} is mapped to places that are not finite; check its transform and field")
     inside = places[_inside(places, slab)]
@@ -137,22 +143,30 @@ def _taps(places: Points, order: int) -> tuple[NDArray[np.int64], int]:
 
 
 def _check_kind(dtype: np.dtype[Any], order: int) -> None:
+    if order not in ORDERS:
+        raise GeometryError(f"warp: order {order}; give 0 for labels, 1 or 3 for images")
     if order and (dtype.kind == "b" or (dtype.kind in "iu" and dtype.itemsize == 8)):
         raise GeometryError(f"warp: {dtype.name} by order {order} would not keep its values; give order 0")
 
 
-def _sampled(voxels: NDArray[Any], places: Points, source: Box, slab: Raster, order: int) -> NDArray[Any]:
-    """The values at all places, a strip of rows at a time; those outside the slab are of its edge."""
-    rows, columns = places.shape[:2]
-    values = np.empty((*voxels.shape[:-2], rows, columns), voxels.dtype)
+def _sample(
+    voxels: NDArray[Any],
+    places: Points,
+    known: NDArray[np.bool_],
+    source: Box,
+    slab: Raster,
+    order: int,
+    values: NDArray[Any],
+) -> None:
+    """Fill in the values of all places inside the slab, a strip of rows at a time."""
+    rows, columns = known.shape
     layers, into = voxels.reshape(-1, source.size), values.reshape(-1, rows, columns)
     strip = max(1, STRIP // columns)
     for top in range(0, rows, strip):
         part = slice(top, top + strip)
-        taps, weights = _kernel(places[part], source, slab, order, voxels.dtype)
+        taps, weights = _kernel(places[part], source, slab, order, values.dtype)
         for layer, made in zip(layers, into, strict=True):
-            made[part] = _stored(_mixed(layer, taps, weights), voxels.dtype)
-    return values
+            np.copyto(made[part], _stored(_mixed(layer, taps, weights), values.dtype), where=known[part])
 
 
 def _kernel(
