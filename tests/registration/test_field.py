@@ -63,6 +63,17 @@ def test_the_determinant_is_that_of_small_triangles(bent):
     assert (smallest <= bent.jacobian + 0.05).all()
 
 
+@pytest.mark.parametrize("corner", [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_every_corner_of_a_cell_is_looked_at(corner):
+    """One node moved by (0.5, 0): in its corner the gradient is (0.5, 0.5), in the others it is less."""
+    displacement = np.zeros((2, 2, 2))
+    displacement[0, *corner] = 0.5
+    assert field_of(displacement).steepness == pytest.approx(0.5 * np.sqrt(2))
+    inwards = -1 if corner[0] else 1
+    displacement[0, *corner] = 0.5 * inwards
+    assert field_of(displacement).jacobian == pytest.approx(0.5)
+
+
 def test_points_move_apart_by_no_more_than_the_stretch(bent):
     one, other = np.random.default_rng(0).uniform(-50, 50, (2, 2000, 2))
     before, after = (np.linalg.norm(a - b, axis=-1) for a, b in ((one, other), (bent.pull(one), bent.pull(other))))

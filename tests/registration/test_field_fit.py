@@ -31,6 +31,11 @@ def rigid_nodes(motion):
     return [Node(tuple(centre), motion.about(centre), 1.0) for centre in CENTRES]
 
 
+def test_where_all_is_known_the_pose_pulls_at_nothing(nodes_of):
+    field = fit_field(nodes_of(Rigid(0.0, (3.0, -4.0)), (15, 15)), Rigid(), extent_um=(120.0, 75.0), spacing_um=SPACING)
+    np.testing.assert_allclose(field.push((0.0, 0.0)), (3.0, -4.0), atol=1e-3)
+
+
 @pytest.mark.parametrize("motion", [Rigid(), Rigid(0.0, (3.0, -2.0)), Rigid(0.05, (1.0, 2.0)), POSE])
 def test_nodes_of_one_motion_are_that_motion(motion):
     """Whatever the pose is: a pose off by a small motion is corrected, its turn included."""
@@ -122,8 +127,8 @@ def test_no_nodes_make_a_field_fold(seed, size):
 
 
 def across(points):
-    """Both halves of the slab lie over each other by four nodes: a fold that most nodes agree on."""
-    return points - np.where(points[..., 1:] > 0, 1, -1) * (0.0, 10.0)
+    """Both halves of the slab lie over each other by six nodes: a fold that most nodes agree on."""
+    return points - np.where(points[..., 1:] > 0, 1, -1) * (0.0, 15.0)
 
 
 def test_a_fold_is_smoothed_and_marked_and_the_rest_is_left_alone(nodes_of):
@@ -132,8 +137,8 @@ def test_a_fold_is_smoothed_and_marked_and_the_rest_is_left_alone(nodes_of):
     field = fit_field(nodes, Rigid(), **place)
     middle = field.raster.shape[1] // 2
     assert field.jacobian.min() > 0
-    assert field.confidence[:, middle].max() < 0.3
-    assert field.confidence[4, 4] > 0.9
+    assert field.confidence[:, middle].max() < 0.1
+    assert field.confidence[4, 7] > 0.9
     far = Raster.centred((9, 2), (8.0, 140.0))
     far = far.points(far.box).reshape(-1, 2)
     np.testing.assert_allclose(field.push(far), across(far), atol=0.5)

@@ -152,14 +152,17 @@ def test_integers_are_rounded_and_clipped():
     np.testing.assert_array_equal(made, np.clip(np.rint(exact), 0, 255))
 
 
+@pytest.mark.parametrize("box", [Box((20, 25), (30, 34)), Box((5, 0), (15, 12))], ids=["inside", "at a corner"])
 @pytest.mark.parametrize("order", [0, 1, 3])
-def test_no_more_is_read_than_is_needed(order):
+def test_no_more_is_read_than_is_needed(order, box):
     """What lies outside the source box changes nothing, and each of its edges is looked at."""
-    voxels, box = voxels_of("float64"), Box((20, 25), (30, 34))
+    voxels = voxels_of("float64")
     made = warped(voxels, POSE.inverse, box, order=order)
     assert made.source.size < SLAB.box.size
-    turned = [10 * math.cos(POSE.angle_rad) + 9 / 1.5, 9 + 10 * 1.5]
+    height, width = 10 * 1.5, 12
+    turned = [(height + 0.35 * width) / 1.5, width + 0.35 * height]  # sin 20 degrees = 0.342
     assert all(side <= n + taps_around(order) for side, n in zip(made.source.shape, turned, strict=True))
+    assert 0 < made.known.mean() < 1 or box.start[1]
     for axis in (0, 1):
         for edge in (made.source.start[axis], made.source.stop[axis] - 1):
             other = voxels.copy()

@@ -7,10 +7,10 @@ A block is one shard of the product, and reads what it needs of each slab that i
 lies outside a slab hold `fill`; the product's attribute `gaps` lists the empty layers of level 0 (`[{"first_layer",
 "layers", "slab"}]`, slab null for lost tissue), and its label image `labels/known` is 1 where a slab was.
 
-Law: the voxels do not depend on block, workers or order (registration/warp.py). The product's coordinates are those of
-the reconstruction, in micrometres. Layers are taken, not blended: at another level than the slabs were registered at,
-a layer is the one of its slab that holds its centre (on the face of two, the lower). Coarser levels of the product average over gaps where they halve
-z; rendered from a level of the slabs, they do not.
+Law: the voxels do not depend on blocks or their order (registration/warp.py). The product's coordinates are those of
+the reconstruction, in micrometres. Layers are taken, not blended: at another level than the slabs were registered at, a
+layer is the one that holds its centre (on the face of two, the lower). Coarser levels of the product average over gaps
+where they halve z; rendered from a level of the slabs, they do not.
 """
 
 from __future__ import annotations

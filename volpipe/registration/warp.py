@@ -100,7 +100,7 @@ def warp_block(
         )
     values, known = np.full((*lead, *box.shape), fill, dtype), _inside(places, slab)
     if not source.is_empty:
-        _sample(read(source), places, known, source, slab, order, values)
+        _sample(read(source), places, known, source, order, values)
     return Warped(values, known.astype(np.uint8), source)
 
 
@@ -154,7 +154,6 @@ def _sample(
     places: Points,
     known: NDArray[np.bool_],
     source: Box,
-    slab: Raster,
     order: int,
     values: NDArray[Any],
 ) -> None:
@@ -164,20 +163,18 @@ def _sample(
     strip = max(1, STRIP // columns)
     for top in range(0, rows, strip):
         part = slice(top, top + strip)
-        taps, weights = _kernel(places[part], source, slab, order, values.dtype)
+        taps, weights = _kernel(places[part], source, order, values.dtype)
         for layer, made in zip(layers, into, strict=True):
             np.copyto(made[part], _stored(_mixed(layer, taps, weights), values.dtype), where=known[part])
 
 
 def _kernel(
-    places: Points, source: Box, slab: Raster, order: int, dtype: np.dtype[Any]
+    places: Points, source: Box, order: int, dtype: np.dtype[Any]
 ) -> tuple[list[NDArray[np.intp]], list[NDArray[Any]]]:
     """The taps of all places, as numbers of voxels of the source box, and their weights, in the order of adding."""
     first, count = _taps(places, order)
-    indices = [first + tap for tap in range(count)]
-    clipped = [np.clip(index, 0, np.asarray(slab.shape) - 1) for index in indices]
-    # those of places outside the slab may lie outside the box: they are not looked at
-    local = [np.clip(index - source.start, 0, np.asarray(source.shape) - 1) for index in clipped]
+    # the box holds every tap inside the slab, so that its edge is the slab's where a tap of a place inside leaves it
+    local = [np.clip(first + tap - source.start, 0, np.asarray(source.shape) - 1) for tap in range(count)]
     weights = _weights(places - np.floor(places), order)
     precise = np.result_type(dtype, np.float32) if dtype.kind in "iuf" else np.dtype(np.float64)
     pairs = [(y, x) for y in range(count) for x in range(count)]
