@@ -21,6 +21,7 @@ from volpipe.plan import Budget
 from volpipe.registration.field import Field
 from volpipe.runtime.pipeline import load_pipeline
 from volpipe.volume import open_product, open_source
+from volpipe.volume.downsample import downsample
 from volpipe.volume.validate import validate
 
 SIZE_UM = (0.5, 0.2, 0.1)
@@ -111,6 +112,12 @@ def rendered(tmp_path):
 
 def known_of(product):
     return open_source(f"{product.location}/labels/known").read(Box.from_shape(product.layout.shape))[0]
+
+
+def product_factors(product):
+    """Of its first coarser level."""
+    finer, coarser = (product.grid(level).region.shape for level in (0, 1))
+    return tuple(-(-n // m) for n, m in zip(finer, coarser, strict=True))
 
 
 def expected_of(product):
@@ -212,12 +219,42 @@ def test_any_level_shows_the_same_scene(tissue, rendered, tmp_path, factors):
     fz = int(factors[0])
     assert product.layout.voxel_size_um == pytest.approx((0.5 * fz, 0.4, 0.2))
     assert made.shape[0] == -(-15 // fz)
+    assert product.layout.translation_um[0] == pytest.approx((fz - 1) / 2 * 0.5)
     expected, known = expected_of(product), known_of(product).astype(bool)
     assert known.mean() > 0.3
     allowed = {1: 3, 2: 12}[fz]  # voxels are means, of layers that may lie one beside
     assert np.percentile(np.abs(made - expected)[known], 80) < allowed
     empty = [layer for layer in range(made.shape[0]) if not known[layer].any()]
     assert empty == ([4, 5, 9] if fz == 1 else [2, 4])  # of layers 8 and 9 the centre is where the lost one begins
+
+
+def test_registered_at_a_coarser_level_it_is_rendered_at_a_finer_one(volume, rendered, noise, tmp_path):
+    """The slab's centre is that of the coarser level, which covers half a voxel more than an odd finer one."""
+    voxels = noise((7, 31, 44), "uint8")
+    place = volume(voxels, name="fine.ome.zarr", voxel_size_um=SIZE_UM)
+    run(PyramidJob(volume=place, factors="2,2,2"), SERIAL, progress=None)
+    slabs = [Slab(volume="fine.ome.zarr", level=1)]
+    Transforms(version=1, voxel_size_um=(1.0, 0.4, 0.2), slabs=slabs).store(tmp_path / "t.json")
+    made, product = rendered(str(tmp_path / "t.json"), level=0)
+    np.testing.assert_array_equal(made[:7], voxels)
+    assert product.layout.translation_um == pytest.approx((-0.25, -15 / 2 * 0.4 - 0.1, -21 / 2 * 0.2 - 0.05))
+    coarse, _ = rendered(str(tmp_path / "t.json"))
+    np.testing.assert_array_equal(coarse, open_source(place, level=1).read(Box.from_shape((4, 16, 22)))[0])
+
+
+def test_a_field_that_stretches_is_priced_for(stack, rendered, noise, tmp_path):
+    """A block needs a box of the slab that is half as wide again."""
+    raster = Raster.centred((5, 5), (2.0, 2.0))
+    displacement = np.moveaxis(raster.points(raster.box) * (0, 0.5), -1, 0).astype(np.float32)
+    field = Field(Rigid(), displacement, raster.origin_um, raster.spacing_um, np.ones((5, 5), np.float32))
+    store_field(str(tmp_path / "wide.zarr"), field)
+    voxels = noise((2, 30, 44), "uint8")
+    made, _ = rendered(stack([(voxels, {"field": "wide.zarr"})]), order=0, chunk=(4, 56, 32), shard=(4, 56, 32))
+    width = made.shape[2]
+    at = np.rint((np.arange(width) - (width - 1) / 2) * 1.5 + 43 / 2).astype(int)
+    inside = (at >= 1) & (at < 43)
+    centre = (made.shape[1] - 30) // 2
+    np.testing.assert_array_equal(made[:, centre : centre + 30, inside], voxels[..., at[inside]])
 
 
 def test_a_part_is_cut_from_the_whole(tissue, rendered):
@@ -249,7 +286,11 @@ def test_the_product_is_whole_and_others_can_read_it(tissue, rendered):
     assert validate(f"{product.location}/labels/known", deep=True) == []
     yaozarrs.validate_zarr_store(product.location)
     yaozarrs.validate_zarr_store(f"{product.location}/labels/known")
-    assert open_product(f"{product.location}/labels/known").levels == product.levels
+    known = open_product(f"{product.location}/labels/known")
+    assert known.levels == product.levels
+    halves = downsample(known_of(product)[None], product_factors(product), "mode")
+    np.testing.assert_array_equal(known.read(known.grid(1).region, 1), halves)
+    assert halves.any()
 
 
 @pytest.mark.parametrize("killed_at", [3, 9])
