@@ -22,6 +22,7 @@ _HOMES = {
     "volpipe.jobs.importing": ("ImportJob",),
     "volpipe.jobs.pyramid": ("PyramidJob",),
     "volpipe.jobs.statistics": ("StatisticsJob",),
+    "volpipe.jobs.warp": ("WarpJob",),
     "volpipe.models": ("load_checkpoint", "preset", "save_checkpoint"),
     "volpipe.plan": ("Budget", "Plan", "Receipt"),
     "volpipe.runtime.pipeline": ("load_pipeline",),

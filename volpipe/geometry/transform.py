@@ -51,9 +51,10 @@ class Rigid:
         return np.array([[cos, sin], [-sin, cos]])
 
     def __call__(self, points: ArrayLike) -> NDArray[np.float64]:
-        """Move points, (..., 2) as (y, x)."""
-        moved: NDArray[np.float64] = np.asarray(points, np.float64) @ self.matrix.T + self.shift
-        return moved
+        """Move points, (..., 2) as (y, x); each to the same bits among any others, which a matrix product does not."""
+        at, (rows_y, rows_x) = np.asarray(points, np.float64), self.matrix
+        turned = (row[0] * at[..., 0] + row[1] * at[..., 1] for row in (rows_y, rows_x))
+        return np.stack([one + shift for one, shift in zip(turned, self.shift, strict=True)], axis=-1)
 
     def __matmul__(self, other: Rigid) -> Rigid:
         """First `other`, then this: `a_from_b @ b_from_c`."""

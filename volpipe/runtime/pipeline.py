@@ -20,6 +20,7 @@ from volpipe.jobs.fields import validation_text
 from volpipe.jobs.importing import ImportJob
 from volpipe.jobs.pyramid import PyramidJob
 from volpipe.jobs.statistics import StatisticsJob
+from volpipe.jobs.warp import WarpJob
 from volpipe.plan import Job
 from volpipe.runtime.settings import RunSettings
 
@@ -33,16 +34,18 @@ class Step(BaseModel):
     statistics: StatisticsJob | None = None
     pyramid: PyramidJob | None = None
     audit: AuditJob | None = None
+    warp: WarpJob | None = None
     import_: ImportJob | None = Field(None, alias="import")
 
     @model_validator(mode="after")
     def _one_job(self) -> Step:
         if len(self._given()) != 1:
-            raise ValueError("give one job per entry: apply, statistics, pyramid, audit or import")
+            raise ValueError("give one job per entry: apply, statistics, pyramid, audit, warp or import")
         return self
 
     def _given(self) -> list[Job]:
-        return [job for job in (self.apply, self.statistics, self.pyramid, self.audit, self.import_) if job is not None]
+        jobs = (self.apply, self.statistics, self.pyramid, self.audit, self.warp, self.import_)
+        return [job for job in jobs if job is not None]
 
     @property
     def job(self) -> Job:

@@ -1,0 +1,110 @@
+"""The transforms file: where each slab of a stack lies. `volpipe register` writes it, `volpipe warp` reads it.
+
+{"version": 1,
+ "voxel_size_um": [0.04, 0.004, 0.004],               z, y, x at the level that slabs were registered at
+ "slabs": [                                           from above
+  {"volume": "slab0.ome.zarr",                        from this file's folder; null: the slab is missing, and its
+                                                      layers stay empty
+   "level": 0,                                        of its pyramid: layers, gap_layers and voxel_size_um count there
+   "layers": [0, 75],                                 first and stop; null: all of the volume
+   "gap_layers": 2,                                   lost between this slab and the next
+   "pose": {"angle_rad": 0.0, "shift_um": [0, 0]},    reconstruction_from_slab: (y, x), about the slab's centre
+   "field": "slab0.field.zarr"},                      null: the pose alone; else fitted to this very pose
+  ...]}
+
+A slab's centre is the middle of its plane at `level`; the reconstruction's origin is where a slab with the pose of
+nothing has it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from volpipe.errors import ConfigError
+from volpipe.geometry import Rigid
+from volpipe.jobs.fields import Fields, Size, validation_text
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Pose(Fields):
+    """reconstruction_from_slab."""
+
+    angle_rad: Number = 0.0
+    shift_um: tuple[Number, Number] = (0.0, 0.0)
+
+    @property
+    def rigid(self) -> Rigid:
+        """As a motion."""
+        return Rigid(self.angle_rad, self.shift_um)
+
+
+class Slab(Fields):
+    """One slab, and the gap below it."""
+
+    volume: str | None
+    level: int = Field(0, ge=0)
+    layers: tuple[Annotated[int, Field(ge=0)], int] | None = None
+    gap_layers: int = Field(0, ge=0)
+    pose: Pose = Pose()
+    field: str | None = None
+
+    @model_validator(mode="after")
+    def _layers_are_known(self) -> Slab:
+        if self.layers is not None and self.layers[0] >= self.layers[1]:
+            raise ValueError(f"layers {list(self.layers)}: give [first, stop] with first below stop")
+        if self.volume is None and self.layers is None:
+            raise ValueError("a missing slab (volume: null): give its layers, as [0, 75]")
+        return self
+
+
+class Transforms(Fields):
+    """A stack of slabs; see the head of this module."""
+
+    version: Literal[1]
+    voxel_size_um: tuple[Size, Size, Size]
+    slabs: tuple[Slab, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _some_slab(self) -> Transforms:
+        if all(slab.volume is None for slab in self.slabs):
+            raise ValueError("slabs: all are missing; give the volume of one at least")
+        return self
+
+    def store(self, path: str | Path) -> None:
+        """Write the file."""
+        Path(path).write_text(json.dumps(self.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
+
+
+def load_transforms(path: str | Path) -> Transforms:
+    """Read a transforms file; the places in it become absolute.
+
+    Raises:
+        ConfigError: the file is missing or is not JSON, or fields are wrong: every one of them, with its path.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give a transforms file") from error
+    except ValueError as error:  # no UTF-8, or no JSON
+        raise ConfigError(f"{path}: is not JSON ({error}); give a transforms file") from error
+    try:
+        return _with_places(Transforms.model_validate(content), Path(path).absolute().parent)
+    except ValidationError as error:
+        raise ConfigError(validation_text(error, f"{path}: ")) from None
+
+
+def _with_places(transforms: Transforms, folder: Path) -> Transforms:
+    slabs = [
+        slab.model_copy(update={name: _place(getattr(slab, name), folder) for name in ("volume", "field")})
+        for slab in transforms.slabs
+    ]
+    return transforms.model_copy(update={"slabs": tuple(slabs)})
+
+
+def _place(location: Any, folder: Path) -> str | None:
+    return location if location is None or "://" in location else str(folder / location)
