@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
 from volpipe import Rigid
-from volpipe.registration import StackSolution, register_stack
+from volpipe.registration.solve import StackSolution
+from volpipe.registration.stack import register_stack
 
 Slabs = list[NDArray[Any] | None]
 Case = tuple[str, Callable[[Slabs, np.random.Generator], None], dict[str, Any]]

@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from volpipe.geometry import Rigid
 from volpipe.jobs import inverse_problem_work
-from volpipe.registration import PairEstimate
+from volpipe.registration.estimate import PairEstimate
 
 OPTIONS = ("--window", 24, "--layers", 2, "--gaps", "0,1", "--trials", 6, "--serial", "--threads", 1)
 

@@ -15,7 +15,7 @@ from volpipe.jobs import inverse_problem, inverse_problem_work
 from volpipe.jobs.inverse_problem import InverseProblemJob
 from volpipe.jobs.inverse_problem_work import InverseProblemWork, rows_of, summaries
 from volpipe.plan import Budget
-from volpipe.registration import PairEstimate
+from volpipe.registration.estimate import PairEstimate
 from volpipe.registration.trials import TrialOptions, draw
 
 SMALL = {"window": 32, "layers": 2, "gaps": (0, 2), "trials": 7, "scores": ("knows", "nothing")}

@@ -8,9 +8,10 @@ import pytest
 
 from volpipe.errors import GeometryError
 from volpipe.geometry import Rigid
-from volpipe.registration import PairEstimate, register_slabs, register_stack
+from volpipe.registration.estimate import PairEstimate
 from volpipe.registration.slant import motion_of
 from volpipe.registration.solve import TOLERANCE
+from volpipe.registration.stack import register_slabs, register_stack
 
 WIDTH = 64
 STILL = (0.0, 0.0, 0.0)

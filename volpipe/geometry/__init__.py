@@ -1,4 +1,4 @@
-"""Boxes, block grids and footprints, in whole voxels; motions, rasters, layers and the tree over a slab, in micrometres."""
+"""Boxes, block grids and footprints, in voxels; motions, rasters, layers and the tree over a slab, in micrometres."""
 
 from volpipe.geometry.box import Box
 from volpipe.geometry.footprint import AxisFootprint, Footprint

@@ -103,10 +103,11 @@ def by_score(score: str, options: TrialOptions) -> Method:
     """`register_pair` by a score within the prior that trials are drawn from."""
     from volpipe.registration.pair import register_pair
 
-    prior = {"max_shift": options.max_shift, "max_angle_rad": options.max_angle_rad}
-
     def method(trial: Trial) -> PairEstimate:
-        return register_pair(trial.upper, trial.lower, gap_layers=trial.gap_layers, score=score, **prior)
+        return register_pair(
+            trial.upper, trial.lower, gap_layers=trial.gap_layers, score=score,
+            max_shift=options.max_shift, max_angle_rad=options.max_angle_rad,
+        )  # fmt: skip
 
     return method
 

@@ -1,7 +1,11 @@
-"""Registration of slabs across missing tissue: from a pair of windows to a stack of slabs."""
+"""Registration of slabs across missing tissue.
 
-from volpipe.registration.estimate import PairEstimate
-from volpipe.registration.solve import StackSolution
-from volpipe.registration.stack import register_slabs, register_stack
+    pair    two windows across a gap (window, ranks, coherence, likelihood, pixels, scores, search, refine)
+    coarse  any angle and a mirror, for slabs that are not laid out yet
+    tree    coarse to fine over a slab: each node starts from its parent's motion
+    stack   all pairs of a stack of slabs, one robust solve (solve, slant)
+    field   the trusted nodes as one smooth displacement without folds; warp renders by it
+    trials  inverse problems with a known motion (intact)
 
-__all__ = ["PairEstimate", "StackSolution", "register_slabs", "register_stack"]
+Nothing is imported here: `volpipe.register_pair` and its kin load what they need.
+"""

@@ -1,0 +1,80 @@
+"""What a score is: two windows made comparable, for all shifts at once and for one motion with a gradient.
+
+    Score            (upper, lower, gap) -> prepared        what is common to all scales, once
+    prepared         (factor) -> Comparison                 at a scale: voxels of `factor` x `factor` joined
+    Comparison       .moving   images of the lower window, to be turned (search) or turned and shifted (refinement)
+                     .surface  for turned images: the score at every whole shift, by FFT
+                     .value    for moved images: the score there, differentiable
+
+The law that ties both: `surface` at a shift is `value` of images moved by that shift. A score may have any unit, but
+where nothing fits it scatters about one level by one deviation, whatever the overlap: the search takes that deviation
+from the surface itself, and knows from it how much a peak says (`search.py`). Scores that are learned fit in as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from volpipe.registration.window import Window
+
+LEAST_OVERLAP = 0.3  # of the windows: below it a shift is not looked at
+
+
+@dataclass(frozen=True)
+class Surface:
+    """The score at every whole shift of a canvas.
+
+    Attributes:
+        score: (rows, columns); element (i, j) is the shift by (i, j) voxels, from the end: by (i - rows, j - columns).
+        overlap: (rows, columns), share of the windows that lie on each other there.
+    """
+
+    score: Tensor
+    overlap: Tensor
+
+
+class Comparison(Protocol):
+    """Two windows at one scale, under one score."""
+
+    @property
+    def moving(self) -> Tensor:
+        """(c, h, w) of the lower window, faded at its sides; outside it is 0."""
+        ...
+
+    @property
+    def spacing(self) -> tuple[float, float]:
+        """(y, x) of one voxel at this scale, in the unit of shifts."""
+        ...
+
+    def surface(self, turned: Tensor, canvas: tuple[int, int]) -> Surface:
+        """At all shifts, circularly on a canvas of this height and width, at least the window's."""
+        ...
+
+    def value(self, moved: Tensor) -> Tensor:
+        """A number, for images resampled onto any canvas of `surface` (`resample.moved`)."""
+        ...
+
+
+Prepared = Callable[[int], Comparison]
+Score = Callable[[Window, Window, int], Prepared]
+
+
+def correlated(fixed: Tensor, moving: Tensor, canvas: tuple[int, int]) -> Tensor:
+    """`sum_q fixed(q) moving(q - t)` for every shift t: (..., rows, columns); both are padded with 0 to the canvas."""
+    products = torch.fft.rfft2(fixed, s=canvas) * torch.fft.rfft2(moving, s=canvas).conj()
+    sums: Tensor = torch.fft.irfft2(products, s=canvas)
+    return sums
+
+
+def centred(images: Tensor, canvas: tuple[int, int]) -> Tensor:
+    """Images in the middle of a canvas, as `resample.moved` lays them: 0 around.
+
+    The canvas is larger by an even number of voxels, or as large: the centres agree.
+    """
+    down, across = ((n - m) // 2 for n, m in zip(canvas, images.shape[-2:], strict=True))
+    return torch.nn.functional.pad(images, (across, across, down, down))

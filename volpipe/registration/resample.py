@@ -1,0 +1,51 @@
+"""Images of the lower window as they lie in the upper one, differentiable in the motion.
+
+    moved(q) = image(R^-1 (q - t)),  q from the canvas's centre, in the unit of shifts
+
+The canvas may be larger than the image (room for shifts); both have the same centre. Outside the image it is 0.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Motion = tuple[Tensor, Tensor, Tensor]  # angle (rad), shift in y, shift in x
+
+
+def moved(
+    images: Tensor,
+    motion: Motion,
+    spacing: tuple[float, float],
+    canvas: tuple[int, int] | None = None,
+    smooth: bool = True,
+) -> Tensor:
+    """Turn and shift images.
+
+    Args:
+        images: (c, h, w).
+        motion: `upper_from_lower`; three scalars that may carry gradients.
+        spacing: (y, x) of one voxel, in the unit of the shift.
+        canvas: height and width of what is returned; the images' own if not given.
+        smooth: by a cubic kernel, which keeps fine details; else bilinear, for a third of the time.
+    """
+    height, width = images.shape[-2:]
+    rows, columns = canvas or (height, width)
+    matrix = _canvas_to_image(motion, spacing, (height, width), (rows, columns), images.dtype)
+    grid = F.affine_grid(matrix[None], [1, 1, rows, columns], align_corners=False)
+    mode = "bicubic" if smooth else "bilinear"
+    return F.grid_sample(images[None], grid, mode=mode, padding_mode="zeros", align_corners=False)[0]
+
+
+def _canvas_to_image(
+    motion: Motion, spacing: tuple[float, float], size: tuple[int, int], canvas: tuple[int, int], dtype: torch.dtype
+) -> Tensor:
+    """(2, 3) as `affine_grid` takes it: (x, y) in halves of the canvas's extent to (x, y) in halves of the image's."""
+    angle, ty, tx = motion
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    down, across = (spacing[i] * canvas[i] / 2 for i in (0, 1))  # halves of the canvas, in the unit of shifts
+    image_down, image_across = (spacing[i] * size[i] / 2 for i in (0, 1))
+    row_x = torch.stack([cos * across, sin * down, -(cos * tx + sin * ty)]) / image_across
+    row_y = torch.stack([-sin * across, cos * down, sin * tx - cos * ty]) / image_down
+    return torch.stack([row_x, row_y]).to(dtype)

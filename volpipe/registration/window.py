@@ -1,0 +1,143 @@
+"""Two windows that face each other across a gap, as the scores see them.
+
+    upper   ... layer 2, 1, 0 |  gap  | 0, 1, 2 ... lower        layers are numbered from the gap outward
+
+Arrays are (z, y, x) in the order of the volume: the upper one's last layer and the lower one's first face the gap. NaN
+and infinity mean "not known": such a voxel has no weight in any score. Each layer is brought to mean 0 and deviation 1
+over what is known of it, so that gain and offset of a slab, or of a layer, change nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from volpipe.errors import GeometryError
+
+SMALLEST = 16  # voxels across: below, a window has no two independent structures
+TAPER = 0.05  # of the width, faded at each side: a window's edge is no structure of the tissue
+LEAST_KNOWN = 0.05  # of a layer: what is fainter is no layer
+
+
+@dataclass(frozen=True)
+class Window:
+    """A slab's part of a pair.
+
+    Attributes:
+        layers: (k, h, w) float32, from the gap outward; mean 0 and deviation 1 over what is known, 0 where it is not.
+        known: (k, h, w) float32, 1 where a voxel is known, 0 where it is not.
+        spacing: (y, x), of one voxel in the unit of shifts.
+    """
+
+    layers: Tensor
+    known: Tensor
+    spacing: tuple[float, float]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(h, w) in voxels."""
+        return int(self.layers.shape[-2]), int(self.layers.shape[-1])
+
+    def pooled(self, factor: int) -> Window:
+        """Means of `factor` x `factor` voxels, about the same centre."""
+        if factor == 1:
+            return self
+        known = pooled(self.known, factor)
+        layers = pooled(self.layers * self.known, factor) / known.clamp_min(1e-6)
+        known = (known > 0.5).float()
+        return Window(_standardised(layers, known), known, (self.spacing[0] * factor, self.spacing[1] * factor))
+
+
+def facing(upper: ArrayLike, lower: ArrayLike, spacing: tuple[float, float]) -> tuple[Window, Window]:
+    """Check two windows and turn them to face each other.
+
+    Args:
+        upper, lower: (z, y, x), any real type, of one height and width; as many layers as there are.
+        spacing: (y, x), of one voxel.
+
+    Raises:
+        GeometryError: another shape or type, too small, or a window without any structure.
+    """
+    stacks = {"upper": _stack(upper, "upper"), "lower": _stack(lower, "lower")}
+    if stacks["upper"].shape[1:] != stacks["lower"].shape[1:]:
+        raise GeometryError(f"register_pair: upper is {_by(stacks['upper'])} and lower {_by(stacks['lower'])}; give "
+                            "windows of one height and width")  # fmt: skip
+    above, below = (_window(stack, name, spacing) for name, stack in stacks.items())
+    return Window(above.layers.flip(0), above.known.flip(0), spacing), below
+
+
+def taper(size: tuple[int, int], share: float = TAPER) -> Tensor:
+    """(h, w): 1 inside, a cosine down to 0 over `share` of each side."""
+    across, down = (_fade(n, share) for n in (size[1], size[0]))
+    return down[:, None] * across[None, :]
+
+
+def pooled(images: Tensor, factor: int) -> Tensor:
+    """Means of `factor` x `factor` voxels of (k, h, w). What the factor leaves over is cut off at both sides, so that
+    the centre stays; where that is an odd number, by the mean of the two ways to cut it."""
+    if factor == 1:
+        return images
+    for dim in (-2, -1):
+        over = images.shape[dim] % factor
+        if over % 2:
+            n = images.shape[dim]
+            images = 0.5 * (images.narrow(dim, 0, n - 1) + images.narrow(dim, 1, n - 1))
+            over = (over - 1) % factor
+        images = images.narrow(dim, over // 2, images.shape[dim] - over)
+    return F.avg_pool2d(images, factor)
+
+
+def _fade(n: int, share: float) -> Tensor:
+    from_edge = torch.minimum(torch.arange(n), torch.arange(n).flip(0)) + 0.5
+    return 0.5 - 0.5 * torch.cos(math.pi * (from_edge / max(share * n, 1e-9)).clamp(max=1.0))
+
+
+def _stack(given: ArrayLike, name: str) -> NDArray[Any]:
+    array = np.asarray(given)
+    if array.ndim != 3 or array.dtype.kind not in "buif" or array.shape[0] == 0:
+        raise GeometryError(
+            f"register_pair: {name} is {_by(array)} {array.dtype}; give layers of real numbers (z, y, x)"
+        )
+    if min(array.shape[1:]) < SMALLEST:
+        raise GeometryError(f"register_pair: {name} is {_by(array)}; give at least {SMALLEST} voxels in y and x")
+    return array
+
+
+def _window(stack: NDArray[Any], name: str, spacing: tuple[float, float]) -> Window:
+    values = stack.astype(np.float64)
+    known = np.isfinite(values)
+    known &= known.mean((1, 2), keepdims=True) > LEAST_KNOWN
+    values[~known] = 0
+    values /= max(float(np.abs(values).max()), 1e-300)  # squares stay finite
+    layers = torch.from_numpy(_brought_to_one_scale(values, known).astype(np.float32))
+    if not layers.any():
+        raise GeometryError(f"register_pair: {name} holds no structure: it is constant, or not known anywhere; give a "
+                            "window with tissue")  # fmt: skip
+    return Window(layers, torch.from_numpy(known).float(), spacing)
+
+
+def _brought_to_one_scale(values: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """In float64: of a 16-bit volume far from zero, float32 would keep little."""
+    count = np.maximum(known.sum((1, 2), keepdims=True), 1)
+    centred = np.where(known, values - values.sum((1, 2), keepdims=True) / count, 0)
+    deviation = np.sqrt((centred**2).sum((1, 2), keepdims=True) / count)
+    scaled: NDArray[np.float64] = np.where(deviation > 1e-12, centred / np.maximum(deviation, 1e-300), 0)
+    return scaled
+
+
+def _standardised(layers: Tensor, known: Tensor) -> Tensor:
+    count = known.sum((1, 2), keepdim=True).clamp_min(1)
+    centred = (layers - (layers * known).sum((1, 2), keepdim=True) / count) * known
+    deviation = ((centred**2).sum((1, 2), keepdim=True) / count).sqrt()
+    return torch.where(deviation > 1e-6, centred / deviation.clamp_min(1e-6), torch.zeros_like(centred))
+
+
+def _by(array: NDArray[Any]) -> str:
+    return " x ".join(map(str, array.shape)) or "a number"
