@@ -44,7 +44,8 @@ def likelihood(upper: Window, lower: Window, gap: int) -> Prepared:
 def _at(
     scores: tuple[Tensor, Tensor], known: tuple[Tensor, Tensor], spacing: tuple[float, float], gap: int, factor: int
 ) -> Likelihood:
-    fade = taper(tuple(pooled(known[0][None], factor).shape[-2:]))  # type: ignore[arg-type]
+    rows, columns = pooled(known[0][None], factor).shape[-2:]
+    fade = taper((rows, columns), factor)
     above, below = (pooled(layers, factor) * fade for layers in scores)
     faded = tuple(pooled(one[None], factor)[0] * fade for one in known)
     return Likelihood(above, below, faded, (spacing[0] * factor, spacing[1] * factor), gap)

@@ -133,7 +133,7 @@ def _total(parts: list[Tensor]) -> Tensor:
 
 
 def _faded(window: Window) -> Tensor:
-    weight = window.known[0] * taper(window.size)
+    weight = window.known[0] * taper(window.size, window.factor)
     return torch.stack([window.layers[0] * weight, weight])
 
 

@@ -22,7 +22,9 @@ from torch import Tensor
 from volpipe.errors import GeometryError
 
 SMALLEST = 16  # voxels across: below, a window has no two independent structures
-TAPER = 0.05  # of the width, faded at each side: a window's edge is no structure of the tissue
+TAPER = 16  # voxels that are faded at each side: a window's edge is no structure of the tissue. As a share of the width 0.05
+# was best for windows of 256 of light-sheet and 0.2 for windows of 96 of a whole brain: 13 and 19 voxels
+MOST_FADED = 0.25  # of the width, at each side
 LEAST_KNOWN = 0.05  # of a layer: what is fainter is no layer
 
 
@@ -34,11 +36,13 @@ class Window:
         layers: (k, h, w) float32, from the gap outward; mean 0 and deviation 1 over what is known, 0 where it is not.
         known: (k, h, w) float32, 1 where a voxel is known, 0 where it is not.
         spacing: (y, x), of one voxel in the unit of shifts.
+        factor: voxels that were joined to one, in y and in x.
     """
 
     layers: Tensor
     known: Tensor
     spacing: tuple[float, float]
+    factor: int = 1
 
     @property
     def size(self) -> tuple[int, int]:
@@ -52,7 +56,8 @@ class Window:
         known = pooled(self.known, factor)
         layers = pooled(self.layers * self.known, factor) / known.clamp_min(1e-6)
         known = (known > 0.5).float()
-        return Window(_standardised(layers, known), known, (self.spacing[0] * factor, self.spacing[1] * factor))
+        spacing = (self.spacing[0] * factor, self.spacing[1] * factor)
+        return Window(_standardised(layers, known), known, spacing, self.factor * factor)
 
 
 def facing(upper: ArrayLike, lower: ArrayLike, spacing: tuple[float, float]) -> tuple[Window, Window]:
@@ -73,9 +78,9 @@ def facing(upper: ArrayLike, lower: ArrayLike, spacing: tuple[float, float]) -> 
     return Window(above.layers.flip(0), above.known.flip(0), spacing), below
 
 
-def taper(size: tuple[int, int], share: float = TAPER) -> Tensor:
-    """(h, w): 1 inside, a cosine down to 0 over `share` of each side."""
-    across, down = (_fade(n, share) for n in (size[1], size[0]))
+def taper(size: tuple[int, int], factor: int = 1) -> Tensor:
+    """(h, w): 1 inside, a cosine down to 0 over TAPER voxels at each side, or what these are where `factor` are joined."""
+    down, across = (_fade(n, min(TAPER / factor, MOST_FADED * n)) for n in size)
     return down[:, None] * across[None, :]
 
 
@@ -94,9 +99,9 @@ def pooled(images: Tensor, factor: int) -> Tensor:
     return F.avg_pool2d(images, factor)
 
 
-def _fade(n: int, share: float) -> Tensor:
+def _fade(n: int, over: float) -> Tensor:
     from_edge = torch.minimum(torch.arange(n), torch.arange(n).flip(0)) + 0.5
-    return 0.5 - 0.5 * torch.cos(math.pi * (from_edge / max(share * n, 1e-9)).clamp(max=1.0))
+    return 0.5 - 0.5 * torch.cos(math.pi * (from_edge / over).clamp(max=1.0))
 
 
 def _stack(given: ArrayLike, name: str) -> NDArray[Any]:
