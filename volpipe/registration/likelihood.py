@@ -68,7 +68,7 @@ class Likelihood:
         ring = rings(size, spacing)
         model = coherence([torch.fft.rfft2(above), torch.fft.rfft2(below)], ring)
         self._weights = _by_power(model, weights(model, gap, (len(self._above), len(self.moving) - 1)))
-        self._filtered = cache(self._filtered_on)
+        self._filtered, self._image = cache(self._filtered_on), cache(self._image_on)
 
     def surface(self, turned: Tensor, canvas: tuple[int, int]) -> Surface:
         """See `comparison.Comparison`."""
@@ -83,7 +83,7 @@ class Likelihood:
         overlap = (centred(self._weight, canvas) * moved[-1]).sum() / self._area
         return (self._image(canvas) * moved[:-1]).sum() / overlap.clamp_min(1e-3).sqrt()
 
-    def _image(self, canvas: tuple[int, int]) -> Tensor:
+    def _image_on(self, canvas: tuple[int, int]) -> Tensor:
         """The filtered upper layers, in the middle of a canvas."""
         size = self._weight.shape
         down, across = ((n - m) // 2 for n, m in zip(canvas, size, strict=True))

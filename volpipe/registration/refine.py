@@ -12,7 +12,7 @@ from volpipe.geometry import Rigid
 from volpipe.registration.comparison import Comparison
 from volpipe.registration.resample import moved
 
-STEPS = 14
+STEPS = 12
 PACE = 0.25  # voxels, of the first steps; it shrinks to a twentieth
 
 

@@ -22,8 +22,9 @@ from torch import Tensor
 from volpipe.errors import GeometryError
 
 SMALLEST = 16  # voxels across: below, a window has no two independent structures
-TAPER = 16  # voxels that are faded at each side: a window's edge is no structure of the tissue. As a share of the width 0.05
-# was best for windows of 256 of light-sheet and 0.2 for windows of 96 of a whole brain: 13 and 19 voxels
+# Voxels that are faded at each side: a window's edge is no structure of tissue. As a share of the width 0.05 was best
+# for windows of 256 of light-sheet tissue and 0.2 for windows of 96 of a whole brain: 13 and 19 voxels.
+TAPER = 16
 MOST_FADED = 0.25  # of the width, at each side
 LEAST_KNOWN = 0.05  # of a layer: what is fainter is no layer
 
@@ -79,7 +80,7 @@ def facing(upper: ArrayLike, lower: ArrayLike, spacing: tuple[float, float]) -> 
 
 
 def taper(size: tuple[int, int], factor: int = 1) -> Tensor:
-    """(h, w): 1 inside, a cosine down to 0 over TAPER voxels at each side, or what these are where `factor` are joined."""
+    """(h, w): 1 inside, a cosine down to 0 over TAPER voxels at each side, of which `factor` are joined to one."""
     down, across = (_fade(n, min(TAPER / factor, MOST_FADED * n)) for n in size)
     return down[:, None] * across[None, :]
 
