@@ -25,7 +25,7 @@ SMALLEST = 16  # voxels across: below, a window has no two independent structure
 # Voxels that are faded at each side: a window's edge is no structure of tissue. As a share of the width 0.05 was best
 # for windows of 256 of light-sheet tissue and 0.2 for windows of 96 of a whole brain: 13 and 19 voxels.
 TAPER = 16
-MOST_FADED = 0.25  # of the width, at each side
+MOST_FADED = 1 / 6  # of the width, at each side
 LEAST_KNOWN = 0.05  # of a layer: what is fainter is no layer
 
 
