@@ -101,8 +101,8 @@ class Setup:
         self._registered = [_open(slab, slab.level, number) for number, slab in enumerate(self.transforms.slabs)]
         self.views = [self._view(number) for number in range(len(self.transforms.slabs))]
         self._check_alike()
-        for view in self.there:
-            check_apart(job.output, view.source.location)
+        for place in self._inputs():
+            check_apart(job.output, place)
         self.layers = self._layers()
         self.raster = self.there[0].raster.over(np.concatenate([view.outline_um for view in self.there]))
         self.grid = BlockGrid(self._region(), self.layout.shard)
@@ -124,6 +124,14 @@ class Setup:
         return math.ceil(self.layers.depth / self.step - ROUNDING)
 
     # ------------------------------------------------------------------ slabs
+
+    def _inputs(self) -> Iterator[str]:
+        """All that is read, which --restart must never take for an earlier product."""
+        yield self.job.transforms
+        for view in self.there:
+            yield view.source.location
+            if view.field is not None:
+                yield view.field
 
     def _view(self, number: int) -> SlabView | None:
         slab, registered = self.transforms.slabs[number], self._registered[number]
