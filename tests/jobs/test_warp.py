@@ -342,6 +342,17 @@ def test_another_transform_field_or_option_is_refused_with_what_changed(tissue, 
         run(WarpJob(**job.model_dump()), SERIAL, progress=None)
 
 
+def test_a_field_that_changes_under_a_run_is_not_mixed_with_the_one_before(tissue, tmp_path):
+    job = WarpJob(transforms=tissue(), output=str(tmp_path / "out.ome.zarr"), **SMALL)
+    plan = job.plan(PLENTY)
+    job.begin(plan, fresh=True, replace=False)
+    place = str(tmp_path / "bent.field.zarr")
+    field = load_field(place)
+    store_field(place, Field(field.pose, field.displacement / 2, field.origin_um, field.spacing_um, field.confidence))
+    with pytest.raises(ProductError, match="another field than when the run began"):
+        list(map(plan.works["warp"], range(len(plan.works["warp"].grid))))
+
+
 def test_a_block_is_the_same_anywhere_and_reads_no_more_than_it_was_priced_at(tissue, run_serially, tmp_path):
     job = WarpJob(transforms=tissue(), output=str(tmp_path / "out.ome.zarr"), **SMALL)
     plan, receipts = run_serially(job)

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volpipe import __version__
-from volpipe.errors import ConfigError, GeometryError, VolumeError
+from volpipe.errors import ConfigError, GeometryError, ProductError, VolumeError
 from volpipe.geometry import BlockGrid, Box, Layers, Place, Raster, Rigid
 from volpipe.geometry.layers import runs
 from volpipe.geometry.raster import ROUNDING
@@ -86,8 +86,11 @@ class SlabView:
 
 @lru_cache(maxsize=64)
 def _kept_field(location: str, content: str) -> Field:
-    """By content: a field that was stored anew is loaded anew."""
-    return load_field(location)
+    """By content: what the plan was made of, and no other."""
+    field = load_field(location)
+    if content_of(field) != content:
+        raise ProductError(f"{location}: is another field than when the run began; give the same command again")
+    return field
 
 
 class Setup:
