@@ -1,6 +1,7 @@
 """`volpipe evaluate inverse-problem`: what it prints and what it leaves, by scores that are made up."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -56,3 +57,22 @@ def test_a_score_that_is_not_known_is_refused_in_one_line(volpipe, tissue):
     answer = volpipe("evaluate", "inverse-problem", tissue, "--scores", "guesses", *OPTIONS)
     assert answer.code == 2
     assert answer.refusal == "ConfigError: scores: 'guesses' is not known; give some of knows, nothing"
+
+
+def test_without_what_draws_pictures_nothing_is_run(volpipe, tissue, tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "volpipe.report.inverse_problem", raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib.axes", None)
+    answer = volpipe("evaluate", "inverse-problem", tissue, "--output", tmp_path / "out", "--scores", "knows", *OPTIONS)
+    assert answer.code == 2
+    assert answer.refusal.startswith("ConfigError: pictures: matplotlib")
+    assert answer.refusal.endswith("is missing; pip install 'volpipe[report]'")
+    assert not (tmp_path / "out").exists()
+    assert volpipe("evaluate", "inverse-problem", tissue, "--scores", "knows", *OPTIONS, "--dry-run").code == 0
+
+
+def test_an_address_of_a_folder_serves_as_well_as_its_path(volpipe, tissue, tmp_path):
+    out = f"file://{tmp_path}/out"
+    answer = volpipe("evaluate", "inverse-problem", tissue, "--output", out, "--scores", "knows,nothing", *OPTIONS)
+    assert answer.code == 0
+    assert f"{out}/scatter.png" in answer.out
+    assert (tmp_path / "out" / "scatter.png").exists()

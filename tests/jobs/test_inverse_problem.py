@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from volpipe.errors import BudgetError, ConfigError, GeometryError, VolumeError
+from volpipe.errors import BudgetError, ConfigError, GeometryError, ProductError, VolumeError
 from volpipe.geometry import Rigid
 from volpipe.jobs import inverse_problem, inverse_problem_work
 from volpipe.jobs.inverse_problem import InverseProblemJob
 from volpipe.jobs.inverse_problem_work import InverseProblemWork, rows_of, summaries
 from volpipe.plan import Budget
 from volpipe.registration.estimate import PairEstimate
+from volpipe.registration.pair import register_pair
 from volpipe.registration.trials import TrialOptions, draw
+from volpipe.registration.window import SMALLEST
 
 SMALL = {"window": 32, "layers": 2, "gaps": (0, 2), "trials": 7, "scores": ("knows", "nothing")}
 SHAPE = (12, 72, 68)
@@ -201,6 +203,35 @@ def test_what_cannot_be_run_is_refused_before_anything_is_written(job, tmp_path,
     with pytest.raises(error, match=said):
         job(**fields).plan(Budget(2**34))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"gaps": (0, -1)}, "gaps: give layers, 0 or more"),
+        ({"window": SMALLEST - 1}, "window: .*16"),
+        ({"max_shift": 0.51}, "max_shift: .*0.5"),
+        ({"max_angle_rad": 0.8}, "max_angle_rad: .*0.78"),
+    ],
+)
+def test_what_no_score_could_register_is_no_job(job, fields, said):
+    with pytest.raises(ConfigError, match=said):
+        job(**fields)
+
+
+def test_the_bounds_of_a_job_are_those_of_register_pair(job):
+    window = np.random.default_rng(0).normal(size=(1, SMALLEST, SMALLEST))
+    widest = job(window=SMALLEST, max_shift=0.5)
+    register_pair(window, window, gap_layers=0, score="ncc", max_shift=widest.max_shift, max_angle_rad=0.1)
+    with pytest.raises(GeometryError, match="max_shift"):
+        register_pair(window, window, gap_layers=0, score="ncc", max_shift=0.51)
+
+
+def test_an_output_that_is_a_file_is_refused(job, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(ProductError, match="is a file; give an output in a folder"):
+        job().plan(Budget(2**34))
+    assert (tmp_path / "out").read_text() == "mine"
 
 
 def test_a_volume_that_is_too_large_to_read_whole_is_refused(job, monkeypatch):

@@ -342,6 +342,17 @@ def test_another_transform_field_or_option_is_refused_with_what_changed(tissue, 
         run(WarpJob(**job.model_dump()), SERIAL, progress=None)
 
 
+def test_a_field_that_changes_under_a_run_is_not_mixed_with_the_one_before(tissue, tmp_path):
+    job = WarpJob(transforms=tissue(), output=str(tmp_path / "out.ome.zarr"), **SMALL)
+    plan = job.plan(PLENTY)
+    job.begin(plan, fresh=True, replace=False)
+    place = str(tmp_path / "bent.field.zarr")
+    field = load_field(place)
+    store_field(place, Field(field.pose, field.displacement / 2, field.origin_um, field.spacing_um, field.confidence))
+    with pytest.raises(ProductError, match="another field than when the run began"):
+        list(map(plan.works["warp"], range(len(plan.works["warp"].grid))))
+
+
 def test_a_block_is_the_same_anywhere_and_reads_no_more_than_it_was_priced_at(tissue, run_serially, tmp_path):
     job = WarpJob(transforms=tissue(), output=str(tmp_path / "out.ome.zarr"), **SMALL)
     plan, receipts = run_serially(job)
@@ -371,28 +382,6 @@ def test_a_pipeline_and_numbers_of_orders(tmp_path):
 # ---------------------------------------------------------------------- what is refused
 
 
-def test_a_field_goes_into_its_store_and_comes_back(tmp_path):
-    field, place = bent(Rigid(0.1, (1 / 3, -math.pi)), (30, 44)), str(tmp_path / "f.zarr")
-    for _ in range(2):
-        store_field(place, field)
-    back = load_field(place)
-    for name in ("displacement", "confidence"):
-        np.testing.assert_array_equal(getattr(back, name), getattr(field, name))
-    assert (back.pose, back.origin_um, back.spacing_um) == (field.pose, field.origin_um, field.spacing_um)
-
-
-def test_what_is_no_field_is_refused_and_nothing_foreign_replaced(tmp_path, volume, noise):
-    place = volume(noise((3, 4, 5)), name="v.ome.zarr")
-    with pytest.raises(ProductError, match="no field"):
-        load_field(place)
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("all of it")
-    with pytest.raises(ProductError, match="did not make"):
-        store_field(str(tmp_path / "mine"), bent(Rigid(), (30, 44)))
-    with pytest.raises(ProductError, match="no zarr 3 group"):
-        load_field(str(tmp_path / "nothing"))
-
-
 def test_a_field_that_folds_is_refused_when_it_is_loaded(tissue, tmp_path):
     import zarr
 
@@ -414,6 +403,8 @@ def test_a_field_that_folds_is_refused_when_it_is_loaded(tissue, tmp_path):
         ({"order": 2}, ConfigError, "order: Input should be '0', '1' or '3'"),
         ({"shard": (20, 20, 20), "chunk": 8}, GeometryError, "whole chunks"),
         ({"output": "transforms.json0.ome.zarr/out"}, ProductError, "inside the input"),
+        ({"output": "bent.field.zarr"}, ProductError, "inside the input"),
+        ({"output": "."}, ProductError, "the input .*transforms.json lies inside it"),
     ],
 )
 def test_options_that_do_not_fit_are_refused_before_anything_is_written(tissue, tmp_path, change, error, said):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from volpipe.errors import VolumeError
+from volpipe.errors import GeometryError, VolumeError
 from volpipe.geometry import Rigid
 from volpipe.registration.coarse import coarse_alignment
 
@@ -129,7 +129,21 @@ def test_only_the_layers_at_the_gap_count():
     upper, lower = slab(mitten), slab(mitten, motion, seed=1)
     near = coarse_alignment(np.concatenate([upper[:1], upper]), np.concatenate([lower, lower[2:]]))
     far = coarse_alignment(np.concatenate([away, upper[:1], upper]), np.concatenate([lower, lower[2:], away]))
-    assert near == far
+    assert (near.transform, near.flipped) == (far.transform, far.flipped)
+
+
+def test_of_a_slab_that_lies_upside_down_the_last_layers_face_the_gap():
+    motion = Rigid(0.7, (6, -9))
+    lower = np.concatenate([slab(mitten, motion, seed=1), slab(egg_with_a_mark, Rigid(2.0))])
+    lower = np.concatenate([lower[:3], lower[:1], lower[3:], lower[3:]])  # as many layers as are averaged
+    turned_over = lower[::-1, :, ::-1]
+    estimate = coarse_alignment(slab(mitten), turned_over)
+    assert estimate.flipped
+    assert off(estimate, motion, True) < TOLERANCE
+    assert estimate.confidence > 0.9
+    upright = coarse_alignment(slab(mitten), lower)
+    assert not upright.flipped
+    assert upright.transform == estimate.transform
 
 
 def test_contrast_specks_and_what_is_not_known_change_little():
@@ -164,3 +178,21 @@ def test_a_slab_without_tissue_is_refused(blank):
 def test_a_slab_that_is_no_stack_of_layers_is_refused():
     with pytest.raises(VolumeError, match="give layers"):
         coarse_alignment(np.zeros((40, 40)), slab(mitten))
+
+
+@pytest.mark.parametrize("other", [slab(mitten).astype(complex), slab(mitten).astype(str)])
+def test_a_slab_that_is_no_real_numbers_is_refused(other):
+    with pytest.raises(VolumeError, match="give layers of real numbers"):
+        coarse_alignment(other, slab(mitten))
+
+
+@pytest.mark.parametrize("size", [(1.0, -1.0), (1.0, 0.0, 1.0), (1.0, 1.0, math.nan), (1.0,), 0.5])
+def test_a_voxel_without_size_is_refused(size):
+    with pytest.raises(GeometryError, match=r"give \(z, y, x\) or \(y, x\), above 0"):
+        coarse_alignment(slab(mitten), slab(mitten), voxel_size_um=size)
+
+
+def test_lists_serve_and_the_distance_of_layers_may_be_left_out():
+    given = slab(mitten), slab(mitten, MOTIONS[0], seed=1)
+    plain = coarse_alignment(*given, voxel_size_um=(9.0, 2.0, 2.0))
+    assert coarse_alignment(*(one.tolist() for one in given), voxel_size_um=(2.0, 2.0)) == plain

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
 
+from volpipe.errors import VolumeError
 from volpipe.jobs.inverse_problem_work import summaries
 from volpipe.report.inverse_problem import IDENTITY_COLOUR, LEAST_SHIFT, quantiles_figure, report, scatter_figure
 from volpipe.report.inverse_problem_text import inverse_problem_text
@@ -76,3 +77,16 @@ def test_a_report_stands_beside_the_results(tmp_path, rows, scores):
     assert (tmp_path / "results.txt").read_text() == text + "\n"
     assert sorted(str(path) for path in tmp_path.iterdir()) == sorted(files)
     assert len(files) == 2 + len(scores)
+
+
+def test_what_an_axis_shows_stands_at_that_axis(rows):
+    quantiles = quantiles_figure(rows, WIDTH).axes
+    assert [panel.get_xlabel() for panel in quantiles] == ["error in shift, of the width"] * 2 + [
+        "error in angle, rad"
+    ] * 2
+    assert {quantiles[0].get_ylabel(), quantiles[2].get_ylabel()} == {"share of trials that err by less"}
+
+
+def test_a_report_of_nothing_is_refused(tmp_path):
+    with pytest.raises(VolumeError, match="no results are there"):
+        report(str(tmp_path / "results.json"))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import click
 
 from volpipe.cli.options import build, options
 from volpipe.cli.running import run_options, run_or_describe
+from volpipe.errors import ConfigError
 from volpipe.jobs.inverse_problem import InverseProblemJob
 
 
@@ -16,7 +18,7 @@ def command() -> None:
     """Measure how well slabs are registered."""
 
 
-@command.command(name="inverse-problem")
+@command.command(name="inverse-problem", short_help="On slabs cut from an intact volume and moved.")
 @options(InverseProblemJob, arguments=("volume",))
 @run_options
 def inverse_problem(**values: Any) -> None:
@@ -26,12 +28,19 @@ def inverse_problem(**values: Any) -> None:
     trial and pictures in the folder --output.
     """
     job = build(InverseProblemJob, values)
+    report = None if values["dry_run"] else _report()  # before the run: what is missing then would be missed late
     run_or_describe(job, values)
-    if values["dry_run"]:
+    if report is None:
         return
-    from volpipe.report.inverse_problem import report
-
     text, files = report(job.place)
     click.echo(text)
     for name in files:
         click.echo(name)
+
+
+def _report() -> Callable[[str], tuple[str, list[str]]]:
+    try:
+        from volpipe.report.inverse_problem import report
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"pictures: {error.name} is missing; pip install 'volpipe[report]'") from None
+    return report

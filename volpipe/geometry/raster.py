@@ -96,6 +96,6 @@ class Raster:
 
 
 def two(values: Sequence[float]) -> Vector:
-    """The first two numbers, as (y, x)."""
+    """Two numbers, as (y, x)."""
     y, x = values
     return float(y), float(x)

@@ -36,17 +36,22 @@ def load_field(location: str) -> Field:
     """Load a field.
 
     Raises:
-        ProductError: there is none.
+        ProductError: there is none, or something is missing from it.
         GeometryError: it folds, or its arrays do not fit each other.
     """
     from volpipe.volume.small_arrays import load_arrays
 
     arrays, own = load_arrays(location)
-    if own.get("version") != VERSION or not {"displacement", "confidence"} <= set(arrays):
-        raise ProductError(f"{location}: is no field of a slab, version {VERSION}; give one that volpipe register made")
-    pose = Rigid(own["pose"]["angle_rad"], two(own["pose"]["shift_um"]))
-    displacement, confidence = (arrays[name].astype(np.float32) for name in ("displacement", "confidence"))
-    return Field(pose, displacement, two(own["origin_um"]), two(own["spacing_um"]), confidence)
+    none = ProductError(f"{location}: is no field of a slab, version {VERSION}; give one that volpipe register made")
+    if own.get("version") != VERSION:
+        raise none
+    try:
+        pose = Rigid(own["pose"]["angle_rad"], two(own["pose"]["shift_um"]))
+        displacement, confidence = (arrays[name].astype(np.float32) for name in ("displacement", "confidence"))
+        origin_um, spacing_um = two(own["origin_um"]), two(own["spacing_um"])
+    except (KeyError, TypeError, ValueError):
+        raise none from None
+    return Field(pose, displacement, origin_um, spacing_um, confidence)
 
 
 def content_of(field: Field) -> str:

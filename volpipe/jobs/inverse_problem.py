@@ -40,10 +40,10 @@ class InverseProblemJob(Fields):
     gaps: tuple[int, ...] = Field((0, 1, 2, 4), min_length=1, description="Layers lost between the slabs.")
     trials: int = Field(200, ge=1, description="Pairs of slabs for each gap.")
     scores: tuple[str, ...] = Field(("likelihood", "ncc"), min_length=1, description="Of register_pair, by name.")
-    window: int = Field(256, ge=8, description="Width of the slabs, voxels.")
+    window: int = Field(256, ge=16, description="Width of the slabs, voxels.")
     layers: int = Field(8, ge=1, description="Of each slab.")
-    max_shift: float = Field(0.1, ge=0, lt=1, description="In y and in x, fraction of the width.")
-    max_angle: float = Field(0.1, ge=0, lt=0.78, description="Radians.")
+    max_shift: float = Field(0.1, ge=0, le=0.5, description="In y and in x, fraction of the width.")
+    max_angle_rad: float = Field(0.1, ge=0, lt=0.78, description="Of the turn.")
     seed: int = Field(0, ge=0, description="Of the trials: the same seed is the same slabs and motions.")
     bbox: str | None = Field(None, description="z0:z1,y0:y1,x0:x1: the part of the volume to draw from.")
     level: int | None = Field(None, ge=0, description="Level of a multiscale; 0 is the finest.")
@@ -51,6 +51,13 @@ class InverseProblemJob(Fields):
     time: int | None = Field(None, ge=0, description="Time point.")
 
     _box = field_validator("bbox")(read_by(Box.parse))
+
+    @field_validator("gaps")
+    @classmethod
+    def _lost(cls, gaps: tuple[int, ...]) -> tuple[int, ...]:
+        if min(gaps) < 0:
+            raise ValueError("give layers, 0 or more")
+        return gaps
 
     @property
     def product(self) -> None:
@@ -62,9 +69,13 @@ class InverseProblemJob(Fields):
         Raises:
             VolumeError: the volume cannot be read, has several channels, or is too small or too large.
             ConfigError: a score that is not known, or something given twice.
+            ProductError: the output can be no folder.
             BudgetError: the volume does not fit into a worker.
         """
+        from volpipe.volume import check_place
+
         self._check_names()
+        check_place(self.place)
         box = self._region()
         work = InverseProblemWork(
             self._source, box, self._options(), self.gaps, self.scores, self.trials, min(BATCH, self.trials)
@@ -127,7 +138,7 @@ class InverseProblemJob(Fields):
         """Of the longest gap."""
         from volpipe.registration.trials import TrialOptions
 
-        return TrialOptions(max(self.gaps), self.window, self.layers, self.max_shift, self.max_angle, self.seed)
+        return TrialOptions(max(self.gaps), self.window, self.layers, self.max_shift, self.max_angle_rad, self.seed)
 
     def _check_names(self) -> None:
         known = inverse_problem_work.known_scores()

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volpipe import __version__
-from volpipe.errors import ConfigError, GeometryError, VolumeError
+from volpipe.errors import ConfigError, GeometryError, ProductError, VolumeError
 from volpipe.geometry import BlockGrid, Box, Layers, Place, Raster, Rigid
 from volpipe.geometry.layers import runs
 from volpipe.geometry.raster import ROUNDING
@@ -86,8 +86,11 @@ class SlabView:
 
 @lru_cache(maxsize=64)
 def _kept_field(location: str, content: str) -> Field:
-    """By content: a field that was stored anew is loaded anew."""
-    return load_field(location)
+    """By content: what the plan was made of, and no other."""
+    field = load_field(location)
+    if content_of(field) != content:
+        raise ProductError(f"{location}: is another field than when the run began; give the same command again")
+    return field
 
 
 class Setup:
@@ -101,8 +104,8 @@ class Setup:
         self._registered = [_open(slab, slab.level, number) for number, slab in enumerate(self.transforms.slabs)]
         self.views = [self._view(number) for number in range(len(self.transforms.slabs))]
         self._check_alike()
-        for view in self.there:
-            check_apart(job.output, view.source.location)
+        for place in self._inputs():
+            check_apart(job.output, place)
         self.layers = self._layers()
         self.raster = self.there[0].raster.over(np.concatenate([view.outline_um for view in self.there]))
         self.grid = BlockGrid(self._region(), self.layout.shard)
@@ -124,6 +127,14 @@ class Setup:
         return math.ceil(self.layers.depth / self.step - ROUNDING)
 
     # ------------------------------------------------------------------ slabs
+
+    def _inputs(self) -> Iterator[str]:
+        """All that is read, which --restart must never take for an earlier product."""
+        yield self.job.transforms
+        for view in self.there:
+            yield view.source.location
+            if view.field is not None:
+                yield view.field
 
     def _view(self, number: int) -> SlabView | None:
         slab, registered = self.transforms.slabs[number], self._registered[number]

@@ -8,8 +8,9 @@
                                         '--'            '--'
 
 Convention: `transform` is `upper_from_lower` about both windows' centres, in voxels, or micrometres where a voxel size
-is given. Where `flipped`, the lower window is mirrored before the turn: x becomes -x, from its centre (F). A mirror in
-y is the same, turned by pi.
+is given. Where `flipped`, the lower slab lies upside down: it is mirrored before the turn, x becomes -x, from its
+centre (F), and its last layers face the gap instead of its first ones. `lower[::-1, :, ::-1]` is that slab the right
+way up. A mirror in y is the same, turned by pi.
 
 Two things are compared, on a grid of 48 pixels along the window: silhouettes (how much of their union is in both) and
 the content within them (correlation of what is left of an image without its broad shading). The silhouettes' centroids
@@ -28,7 +29,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import fft, ndimage
 
-from volpipe.errors import VolumeError
+from volpipe.errors import GeometryError, VolumeError
 from volpipe.geometry import Rigid
 from volpipe.geometry.transform import wrapped
 
@@ -52,7 +53,8 @@ class CoarseEstimate:
 
     Attributes:
         transform: `upper_from_lower` about both windows' centres, after the mirror.
-        flipped: the lower window's x is mirrored about its centre first.
+        flipped: the lower slab lies upside down: its x is mirrored about its centre first, and its layers follow each
+            other the other way round.
         confidence: 0..1; low where another angle or the other mirror fits nearly as well.
     """
 
@@ -66,8 +68,8 @@ class CoarseEstimate:
 
 
 def coarse_alignment(
-    upper: NDArray[Any],
-    lower: NDArray[Any],
+    upper: ArrayLike,
+    lower: ArrayLike,
     *,
     flips: bool = True,
     voxel_size_um: Sequence[float] | None = None,
@@ -75,23 +77,26 @@ def coarse_alignment(
     """Lay a slab on another, whatever its angle, and either side up.
 
     Args:
-        upper, lower: (z, y, x) of any numeric dtype, of the coarsest level, whole slabs with what is around them; NaN
-            means not known. Upper's last layer and lower's first face the gap. They may differ in shape.
-        flips: the lower slab may be mirrored.
-        voxel_size_um: (z, y, x).
+        upper, lower: (z, y, x) of any real dtype, of the coarsest level, whole slabs with what is around them; NaN
+            means not known. Upper's last layer and lower's first face the gap (lower's last, if it lies upside down).
+            They may differ in shape.
+        flips: the lower slab may lie upside down.
+        voxel_size_um: (z, y, x) or (y, x).
 
     Returns:
         An estimate within some pixels of a 48th of the window, for a tree to start from. A slab that is its own mirror
         image cannot be told from it: then the confidence is low, and the mirror a guess.
 
     Raises:
-        VolumeError: a slab that has not three axes, or no tissue.
+        VolumeError: a slab that has not three axes of real numbers, or no tissue.
+        GeometryError: a voxel size that is not above zero.
     """
-    um = np.array(voxel_size_um[1:] if voxel_size_um is not None else (1.0, 1.0), np.float64)
-    pixel = max(_extent("upper", upper, um), _extent("lower", lower, um)) / PIXELS
-    above = _sheet("upper", upper[-FACING_LAYERS:], um, pixel)
-    below = _sheet("lower", lower[:FACING_LAYERS], um, pixel)
-    sides = {False: below, True: below.mirrored} if flips else {False: below}
+    um, above_gap, below_gap = _checked_um(voxel_size_um), _layers("upper", upper), _layers("lower", lower)
+    pixel = max(float(np.multiply(slab.shape[1:], um).max()) for slab in (above_gap, below_gap)) / PIXELS
+    above = _sheet("upper", above_gap[-FACING_LAYERS:], um, pixel)
+    sides = {False: _sheet("lower", below_gap[:FACING_LAYERS], um, pixel)}
+    if flips:
+        sides[True] = _sheet("lower", below_gap[-FACING_LAYERS:], um, pixel).mirrored
     match = _Match(fft.rfft2(above.canvas(pixel)), pixel)
     answers = [answer for flipped, side in sides.items() for answer in match.answers(side, flipped)]
     best, second, *_ = sorted(answers, key=lambda answer: -answer.score)
@@ -101,11 +106,24 @@ def coarse_alignment(
     return CoarseEstimate(Rigid(turn.angle_rad, (float(shift[0]), float(shift[1]))), best.flipped, confidence)
 
 
-def _extent(name: str, slab: NDArray[Any], um: NDArray[np.float64]) -> float:
-    """The longer side of a window, in the unit of `um`."""
-    if slab.ndim != 3 or 0 in slab.shape:
-        raise VolumeError(f"coarse alignment: the {name} slab has shape {slab.shape}; give layers, (z, y, x)")
-    return float(np.multiply(slab.shape[1:], um).max())
+def _layers(name: str, given: ArrayLike) -> NDArray[Any]:
+    slab = np.asarray(given)
+    if slab.ndim != 3 or 0 in slab.shape or slab.dtype.kind not in "buif":
+        raise VolumeError(
+            f"coarse alignment: the {name} slab has shape {slab.shape}, {slab.dtype}; give layers of real numbers, "
+            "(z, y, x)"
+        )
+    return slab
+
+
+def _checked_um(voxel_size_um: Sequence[float] | None) -> NDArray[np.float64]:
+    """(y, x) of a voxel, ones where none is given."""
+    size = np.atleast_1d(np.asarray((1.0, 1.0) if voxel_size_um is None else voxel_size_um, np.float64))
+    if size.shape not in ((2,), (3,)) or not (np.isfinite(size) & (size > 0)).all():
+        raise GeometryError(
+            f"coarse alignment: voxel_size_um is {tuple(size.tolist())}; give (z, y, x) or (y, x), above 0"
+        )
+    return size[-2:]
 
 
 @dataclass(frozen=True)

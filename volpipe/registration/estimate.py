@@ -15,7 +15,7 @@ class PairEstimate:
         transform: `upper_from_lower`, about both windows' centres; in voxels, or in micrometres where a voxel size was
             given.
         confidence: 0..1, the probability that shift and angle are within the tolerances of a success (0.02 of the
-            width, 0.01 rad).
+            width; 0.01 rad, or what moves a small window's sides by half a voxel).
         accepted: the confidence is high enough to rely on; else a tree keeps its parent's transform.
     """
 

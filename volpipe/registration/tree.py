@@ -114,8 +114,7 @@ class TreeSearch:
         start: the roots' motion, micrometres about the slabs' centres (of the coarse stage, or of the stage).
         max_shift, max_angle_rad: how far it may be off; the shift as a fraction of a root's width.
         margin: read around each window, as a fraction of it.
-        least_confidence: from which a node is trusted; None: where the pair accepts. A pair's confidence is that of a
-            fiftieth of the width and 0.01 rad, and no crop of 42 voxels tells an angle so well, however right it is.
+        least_confidence: from which a node is trusted; None: where the pair accepts.
 
     Raises:
         GeometryError: slabs of different voxel size, or a negative margin.

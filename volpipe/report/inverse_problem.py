@@ -7,10 +7,10 @@ results.json --report--> results.txt    a line for every gap and score, the iden
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from volpipe.errors import VolumeError
 from volpipe.jobs.inverse_problem_work import Row, motion_of
 from volpipe.metrics.registration import ANGLE_WITHIN_RAD, SHIFT_WITHIN, Errors, errors_of, identity_errors
 from volpipe.report.inverse_problem_text import inverse_problem_text
+from volpipe.volume.folder import absolute, open_folder
 
 COLOURS = ("#4477aa", "#cc6677", "#228833", "#aa7744", "#aa3377", "#88ccee", "#ccbb44")
 IDENTITY_COLOUR = "0.6"
@@ -33,22 +35,35 @@ def report(place: str) -> tuple[str, list[str]]:
     """Write table and pictures beside results.json.
 
     Args:
-        place: of the file.
+        place: of the file or object.
 
     Returns:
         The table, and the places of all files.
+
+    Raises:
+        VolumeError: there are no results.
+        WriteError: one may not write there.
     """
-    found = json.loads(Path(place).read_text())
+    location, _, results = place.rpartition("/")
+    folder = open_folder(absolute(location))
+    stored = folder.get(results)
+    if stored is None:
+        raise VolumeError(f"{place}: no results are there; first run volpipe evaluate inverse-problem")
+    found = json.loads(stored)
     rows, width, title = found["rows"], found["settings"]["window"], found["settings"]["volume"]
     text = inverse_problem_text(found["table"])
-    folder = Path(place).parent
-    (folder / "results.txt").write_text(text + "\n")
-    quantiles_figure(rows, width, title=title).savefig(folder / "quantiles.png", dpi=120)
-    names = ["results.txt", "results.json", "quantiles.png"]
+    made = {"results.txt": f"{text}\n".encode(), "quantiles.png": _png(quantiles_figure(rows, width, title=title))}
     if len({row["score"] for row in rows}) > 1:
-        scatter_figure(rows, width, title=title).savefig(folder / "scatter.png", dpi=120)
-        names.append("scatter.png")
-    return text, [str(folder / name) for name in names]
+        made["scatter.png"] = _png(scatter_figure(rows, width, title=title))
+    for name, data in made.items():
+        folder.put(name, data)
+    return text, [f"{location}/{name}" for name in (results, *made)]
+
+
+def _png(figure: Figure) -> bytes:
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=120)
+    return data.getvalue()
 
 
 def errors_by(rows: Sequence[Row], width: float) -> dict[int, dict[str, Errors]]:
@@ -72,16 +87,18 @@ def quantiles_figure(rows: Sequence[Row], width: float, *, title: str = "") -> F
     found = errors_by(rows, width)
     figure = Figure(figsize=(PANEL_IN * len(found) + 0.8, 2 * PANEL_IN + 0.6), layout="constrained")
     panels = figure.subplots(2, len(found), squeeze=False, sharey=True, sharex="row")
+    named = (("shift, of the width", SHIFT_WITHIN), ("angle, rad", ANGLE_WITHIN_RAD))
     for column, (gap, errors) in enumerate(found.items()):
         panels[0, column].set_title(f"{gap} layer{'s' * (gap != 1)} lost", fontsize=10)
         for number, (name, one) in enumerate(errors.items()):
             colour = IDENTITY_COLOUR if name == "identity" else COLOURS[(number - 1) % len(COLOURS)]
             _draw_quantiles(panels[0, column], np.maximum(one.length, LEAST_SHIFT), name, colour)
             _draw_quantiles(panels[1, column], np.maximum(one.angle_rad, LEAST_ANGLE_RAD), name, colour)
-        for panel, within in zip(panels[:, column], (SHIFT_WITHIN, ANGLE_WITHIN_RAD), strict=True):
+        for panel, (what, within) in zip(panels[:, column], named, strict=True):
             panel.axvline(within, color="0.3", linewidth=0.8, linestyle=":")
-    for panel, what in zip(panels[:, 0], ("shift (of the width)", "angle (rad)"), strict=True):
-        panel.set_ylabel(f"share of trials, error in {what}", fontsize=9)
+            panel.set_xlabel(f"error in {what}", fontsize=9)
+    for panel in panels[:, 0]:
+        panel.set_ylabel("share of trials that err by less", fontsize=9)
     panels[0, 0].legend(fontsize=8, frameon=False, loc="upper left")
     figure.suptitle(f"{title}\ndotted: what a success needs", fontsize=10)
     return figure
@@ -113,7 +130,9 @@ def scatter_figure(rows: Sequence[Row], width: float, *, title: str = "") -> Fig
             panel.set_xlabel(one, fontsize=9)
         line[0].set_ylabel(other, fontsize=9)
     figure.suptitle(
-        f"{title}\nerror in shift, of the width; below the diagonal the score at the left errs less", fontsize=10
+        f"{title}\nerror in shift, of the width; below the diagonal the score named at the left errs less\n"
+        "right: within the dotted lines, and in angle too",
+        fontsize=10,
     )
     return figure
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from volpipe.volume.folder import writing
+from volpipe.volume.folder import absolute, writing
 from volpipe.volume.groups import make_group, open_group
 from volpipe.volume.layout import Layout
 from volpipe.volume.multiscale import VERSION
@@ -22,7 +22,7 @@ from volpipe.volume.product import Product, create_product
 
 def labels_of(location: str, name: str, layout: Layout) -> Product:
     """The label image of a product, which need not exist yet."""
-    return Product(f"{location}/labels/{name}", replace(layout, channels=1, dtype=np.dtype(np.uint8)))
+    return Product(f"{absolute(location)}/labels/{name}", replace(layout, channels=1, dtype=np.dtype(np.uint8)))
 
 
 def create_labels(location: str, name: str, layout: Layout) -> Product:
@@ -33,7 +33,7 @@ def create_labels(location: str, name: str, layout: Layout) -> Product:
     """
     named = labels_of(location, name, layout)
     with writing(location):
-        make_group(f"{location}/labels", {"ome": {"version": VERSION, "labels": [name]}})
+        make_group(f"{absolute(location)}/labels", {"ome": {"version": VERSION, "labels": [name]}})
     made = create_product(named.location, named.layout, {})
     group = open_group(made.location, read_only=False)
     ome: Any = group.attrs["ome"]

@@ -3,7 +3,7 @@
 Checked of OME-Zarr 0.5: version, axes and their units, every level's array, its dimension names and dtype, scales
 above zero, shapes and scales of the levels that fit each other, and the state of a product. With `deep` every voxel is
 read: compared with its receipt where a ledger says what was written (verify.py), else decoded (index crc32c, zstd
-checksums).
+checksums). The label images inside a volume are looked at as well.
 """
 
 from __future__ import annotations
@@ -60,7 +60,21 @@ def validate(location: str, *, deep: bool = False, progress: Callable[[int], Non
             else:
                 problems += _shard_problems(group[path], progress)
         problems += _leftovers(location)
-    return problems
+    return problems + list(_label_problems(absolute(location), group, deep, progress))
+
+
+def _label_problems(
+    location: str, group: zarr.Group, deep: bool, progress: Callable[[int], None] | None
+) -> Iterator[str]:
+    """Of the label images inside a volume (OME-NGFF 0.5, "labels"), each with its place."""
+    labels = group.get("labels")
+    listed: Any = {} if labels is None else labels.attrs.get("ome", {})
+    for place in (f"labels/{name}" for name in listed.get("labels", [])):
+        try:
+            problems = validate(f"{location}/{place}", deep=deep, progress=progress)
+        except ProductError as error:
+            problems = [str(error)]
+        yield from (f"{place}: {problem}" for problem in problems)
 
 
 def describe(location: str, *, level: int | None = None, time: int | None = None) -> dict[str, Any]:
