@@ -1,14 +1,20 @@
-"""Runs without a runtime, and what the tests of `apply` need: volumes, networks, whole-volume inference."""
+"""Runs without a runtime, and what the tests of jobs need: volumes, networks, whole-volume inference, slabs."""
 
 import copy
 import itertools
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from warp_scene import POSES, SIZE_UM, SMALL, bent, cut, pose_of
+from warp_scene import SERIAL as ONE_THREAD
 
+from volpipe import WarpJob
 from volpipe.geometry import Box
 from volpipe.jobs.apply import ApplyJob
+from volpipe.jobs.field_store import store_field
+from volpipe.jobs.transforms import Slab, Transforms
 from volpipe.models import load_model, resolve_model
 from volpipe.models.architecture import build_random
 from volpipe.models.checkpoint import save_checkpoint
@@ -16,7 +22,7 @@ from volpipe.models.normalisation import Normalisation
 from volpipe.plan import Budget
 from volpipe.runtime.run import run
 from volpipe.runtime.settings import RunSettings
-from volpipe.volume import Layout, create_product, open_source
+from volpipe.volume import Layout, create_product, open_product, open_source
 
 VOXEL_SIZE_UM = (0.008, 0.004, 0.004)
 SERIAL = RunSettings(serial=True, threads=1, memory_per_worker="4GiB")
@@ -144,3 +150,58 @@ def whole():
 def error():
     """`error(product, whole)`: the largest difference, in standard deviations of the whole result."""
     return lambda made, expected: float(np.abs(made - expected).max() / expected.std())
+
+
+# ---------------------------------------------------------------------- slabs, for `warp`
+
+
+@pytest.fixture
+def stack(volume, tmp_path):
+    """`stack(entries, name) -> path`: a transforms file of slabs given as (voxels or None, fields of `Slab`)."""
+
+    def make(entries, name="transforms.json", size_um=SIZE_UM):
+        slabs = []
+        for number, (voxels, more) in enumerate(entries):
+            place = f"{name}{number}.ome.zarr"
+            if voxels is not None:
+                volume(voxels, name=place, voxel_size_um=size_um)
+            slabs.append(Slab(volume=None if voxels is None else place, **more))
+        path = tmp_path / name
+        Transforms(version=1, voxel_size_um=size_um, slabs=slabs).store(path)
+        return str(path)
+
+    return make
+
+
+@pytest.fixture
+def tissue(stack, tmp_path):
+    """A transforms file of three slabs of the scene with two gaps; the second one has a field.
+
+    Layers: slab 0 has 0..3, lost 4 and 5, slab 1 has 6..8, lost 9, slab 2 has 10..14.
+    """
+
+    def make(dtype="float32", name="transforms.json"):
+        field = bent(POSES[1], (30, 44))
+        store_field(str(tmp_path / "bent.field.zarr"), field)
+        cuts = [cut(POSES[0], 0, 4), cut(field.push, 6, 3), cut(POSES[2], 10, 5)]
+        more = [{"gap_layers": 2}, {"gap_layers": 1, "field": "bent.field.zarr"}, {}]
+        poses = ({"pose": pose_of(pose)} for pose in POSES)
+        entries = [(voxels.astype(dtype), one | pose) for voxels, one, pose in zip(cuts, more, poses, strict=True)]
+        return stack(entries, name)
+
+    return make
+
+
+@pytest.fixture
+def rendered(tmp_path):
+    """`rendered(transforms, **options) -> (voxels, product)`."""
+    count = Counter()
+
+    def make(transforms, settings=ONE_THREAD, **options):
+        count["out"] += 1
+        out = str(tmp_path / f"out{count['out']}.ome.zarr")
+        run(WarpJob(transforms=transforms, output=out, **SMALL | options), settings, progress=None)
+        product = open_product(out)
+        return product.read(product.layout.grid.region)[0], product
+
+    return make

@@ -1,21 +1,21 @@
 """Warp: the reconstruction is the scene that the slabs were cut from, whatever the blocks; gaps are empty and told."""
 
 import json
-import math
 import pickle
 from collections import Counter
 
 import numpy as np
 import pytest
 import yaozarrs
+from warp_scene import PLENTY, POSES, SERIAL, SIZE_UM, SMALL, pose_of, scene
 
-from volpipe import RunSettings, WarpJob, run
-from volpipe.errors import BudgetError, ConfigError, GeometryError, ProductError, VolumeError
+from volpipe import WarpJob, run
+from volpipe.errors import BudgetError, ProductError, VolumeError
 from volpipe.geometry import Box, Raster, Rigid
 from volpipe.jobs import plain
 from volpipe.jobs.field_store import load_field, store_field
 from volpipe.jobs.pyramid import PyramidJob
-from volpipe.jobs.transforms import Pose, Slab, Transforms, load_transforms
+from volpipe.jobs.transforms import Slab, Transforms
 from volpipe.jobs.warp_work import WarpWork
 from volpipe.plan import Budget
 from volpipe.registration.field import Field
@@ -23,91 +23,6 @@ from volpipe.runtime.pipeline import load_pipeline
 from volpipe.volume import open_product, open_source
 from volpipe.volume.downsample import downsample
 from volpipe.volume.validate import validate
-
-SIZE_UM = (0.5, 0.2, 0.1)
-SERIAL = RunSettings(serial=True, threads=1, memory_per_worker="4GiB")
-SMALL = {"chunk": (4, 24, 32), "shard": (8, 24, 32), "pyramid": False}
-PLENTY = Budget(worker_bytes=2**40)
-
-
-def scene(z_um, points):
-    """What the tissue looks like at points (..., 2) of the reconstruction; another one in each layer."""
-    y, x = np.moveaxis(points, -1, 0)
-    return 100 + 60 * np.sin(y / 0.9 + z_um) * np.cos(x / 0.7) + 10 * z_um
-
-
-def bent(pose, shape):
-    """A field over a slab that turns and stretches by some percent."""
-    raster = Raster.centred((7, 7), (1.5, 1.5))
-    y, x = np.moveaxis(raster.points(raster.box), -1, 0)
-    displacement = np.stack([0.2 * np.sin(x / 1.7), 0.15 * np.cos(y / 2.1)]).astype(np.float32)
-    return Field(pose, displacement, raster.origin_um, raster.spacing_um, np.ones((7, 7), np.float32))
-
-
-def cut(push, first_layer, layers, shape=(30, 44)):
-    """A slab as it was cut from the scene: each of its voxels is what lies where it belongs."""
-    raster = Raster.centred(shape, SIZE_UM[1:])
-    points = push(raster.points(raster.box))
-    return np.stack([scene((first_layer + z) * SIZE_UM[0], points) for z in range(layers)])
-
-
-@pytest.fixture
-def stack(volume, tmp_path):
-    """`stack(entries, name) -> path`: a transforms file of slabs given as (voxels or None, fields of `Slab`)."""
-
-    def make(entries, name="transforms.json", size_um=SIZE_UM):
-        slabs = []
-        for number, (voxels, more) in enumerate(entries):
-            place = f"{name}{number}.ome.zarr"
-            if voxels is not None:
-                volume(voxels, name=place, voxel_size_um=size_um)
-            slabs.append(Slab(volume=None if voxels is None else place, **more))
-        path = tmp_path / name
-        Transforms(version=1, voxel_size_um=size_um, slabs=slabs).store(path)
-        return str(path)
-
-    return make
-
-
-POSES = (Rigid(), Rigid(0.2, (0.3, -0.4)), Rigid(-0.15, (-0.7, 0.5)))
-
-
-def pose_of(rigid):
-    return Pose(angle_rad=rigid.angle_rad, shift_um=rigid.shift)
-
-
-@pytest.fixture
-def tissue(stack, tmp_path):
-    """A transforms file of three slabs of the scene with two gaps; the second one has a field.
-
-    Layers: slab 0 has 0..3, lost 4 and 5, slab 1 has 6..8, lost 9, slab 2 has 10..14.
-    """
-
-    def make(dtype="float32", name="transforms.json"):
-        field = bent(POSES[1], (30, 44))
-        store_field(str(tmp_path / "bent.field.zarr"), field)
-        cuts = [cut(POSES[0], 0, 4), cut(field.push, 6, 3), cut(POSES[2], 10, 5)]
-        more = [{"gap_layers": 2}, {"gap_layers": 1, "field": "bent.field.zarr"}, {}]
-        poses = ({"pose": pose_of(pose)} for pose in POSES)
-        entries = [(voxels.astype(dtype), one | pose) for voxels, one, pose in zip(cuts, more, poses, strict=True)]
-        return stack(entries, name)
-
-    return make
-
-
-@pytest.fixture
-def rendered(tmp_path):
-    """`rendered(transforms, **options) -> (voxels, product)`."""
-    count = Counter()
-
-    def make(transforms, settings=SERIAL, **options):
-        count["out"] += 1
-        out = str(tmp_path / f"out{count['out']}.ome.zarr")
-        run(WarpJob(transforms=transforms, output=out, **SMALL | options), settings, progress=None)
-        product = open_product(out)
-        return product.read(product.layout.grid.region)[0], product
-
-    return make
 
 
 def known_of(product):
@@ -377,95 +292,3 @@ def test_a_pipeline_and_numbers_of_orders(tmp_path):
     path = tmp_path / "p.yaml"
     path.write_text("jobs: [{warp: {transforms: t.json, output: o.zarr, order: 1, shard: 64}}]")
     assert load_pipeline(path).job_list == [WarpJob(transforms="t.json", output="o.zarr", order="1", shard=(64,) * 3)]
-
-
-# ---------------------------------------------------------------------- what is refused
-
-
-def test_a_field_that_folds_is_refused_when_it_is_loaded(tissue, tmp_path):
-    import zarr
-
-    path = tissue()
-    array = zarr.open_group(str(tmp_path / "bent.field.zarr"))["displacement"]
-    array[1, :, 4:] = -5.0
-    with pytest.raises(GeometryError, match="folds at y"):
-        WarpJob(transforms=path, output=str(tmp_path / "out")).plan(PLENTY)
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "said"),
-    [
-        ({"bbox": "0:15,0:41,0:60"}, GeometryError, "reaches outside the reconstruction"),
-        ({"fill": 256}, ConfigError, "no value of uint8; give a whole number from 0 to 255"),
-        ({"fill": 0.5}, ConfigError, "no value of uint8"),
-        ({"fill": math.nan}, ConfigError, "no value of uint8"),
-        ({"level": 1}, VolumeError, "slab 0: .*--level 1 is not there"),
-        ({"order": 2}, ConfigError, "order: Input should be '0', '1' or '3'"),
-        ({"shard": (20, 20, 20), "chunk": 8}, GeometryError, "whole chunks"),
-        ({"output": "transforms.json0.ome.zarr/out"}, ProductError, "inside the input"),
-        ({"output": "bent.field.zarr"}, ProductError, "inside the input"),
-        ({"output": "."}, ProductError, "the input .*transforms.json lies inside it"),
-    ],
-)
-def test_options_that_do_not_fit_are_refused_before_anything_is_written(tissue, tmp_path, change, error, said):
-    path = tissue("uint8")
-    before = sorted(tmp_path.rglob("*"))
-    options = {"output": "out.ome.zarr"} | change
-    with pytest.raises(error, match=said):
-        WarpJob(**options | {"transforms": path, "output": str(tmp_path / options["output"])}).plan(PLENTY)
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "said"),
-    [
-        (lambda c: c.update(voxel_size_um=[0.5, 0.2, 0.2]), VolumeError, "slab 0, .*the transforms file says"),
-        (lambda c: c["slabs"][2].update(layers=[0, 6]), VolumeError, "slab 2, .*it has 5"),
-        (lambda c: c["slabs"][1].update(volume=None), ConfigError, r"slabs\.1: a missing slab .*give its layers"),
-        (lambda c: c["slabs"][1].update(layers=[2, 2]), ConfigError, r"slabs\.1: layers \[2, 2\]"),
-        (lambda c: c["slabs"][0].update(gap_layers=-1), ConfigError, r"slabs\.0\.gap_layers: .*greater than or equal"),
-        (lambda c: c["slabs"][0].update(colour="red"), ConfigError, r"slabs\.0\.colour: Extra"),
-        (
-            lambda c: c["slabs"][0]["pose"].update(angle_rad=math.nan),
-            ConfigError,
-            r"slabs\.0\.pose\.angle_rad: .*finite",
-        ),
-        (lambda c: c["slabs"][1]["pose"].update(angle_rad=0.3), ConfigError, "slab 1: .*fitted to"),
-        (lambda c: c["slabs"][1].update(field="nothing.zarr"), ProductError, "no zarr 3 group"),
-        (lambda c: c["slabs"][1].update(volume="nothing.zarr"), VolumeError, "slab 1: .*no such file"),
-        (lambda c: c.update(slabs=[]), ConfigError, "slabs: "),
-        (lambda c: c.update(version=2), ConfigError, "version: Input should be 1"),
-    ],
-)
-def test_a_wrong_transforms_file_is_refused_in_one_line(tissue, tmp_path, change, error, said):
-    path = tissue("uint8")
-    content = json.loads((tmp_path / "transforms.json").read_text())
-    change(content)
-    (tmp_path / "transforms.json").write_text(json.dumps(content))
-    with pytest.raises(error, match=said) as refusal:
-        WarpJob(transforms=path, output=str(tmp_path / "out")).plan(PLENTY)
-    assert "\n" not in str(refusal.value)
-
-
-@pytest.mark.parametrize("text", [None, "{", "[1, 2]", b"\xff\xfe"])
-def test_what_is_no_transforms_file_is_refused(tmp_path, text):
-    path = tmp_path / "t.json"
-    if text is not None:
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(ConfigError, match=r"t\.json: "):
-        load_transforms(path)
-
-
-def test_slabs_of_different_kinds_are_refused(stack, noise, tmp_path):
-    for other in (noise((3, 30, 44), "uint16"), noise((2, 3, 30, 44), "uint8")):
-        path = stack([(noise((3, 30, 44), "uint8"), {}), (other, {})], name=f"{other.ndim}.json")
-        with pytest.raises(VolumeError, match="give slabs that are alike"):
-            WarpJob(transforms=path, output=str(tmp_path / "out")).plan(PLENTY)
-
-
-def test_transforms_go_through_their_file_and_back(tissue, tmp_path):
-    loaded = load_transforms(tissue())
-    assert [slab.pose.rigid for slab in loaded.slabs] == list(POSES)
-    assert loaded.slabs[1].field == str(tmp_path / "bent.field.zarr")
-    loaded.store(tmp_path / "again.json")
-    assert load_transforms(tmp_path / "again.json") == loaded
