@@ -76,7 +76,7 @@ def test_a_score_that_knows_the_truth_errs_by_nothing_and_one_that_does_nothing_
     plan, receipts = run_serially(made)
     assert plan.count == len(receipts) == 2
     table = table_of(made)
-    assert list(table) == [(gap, score) for gap in (0, 2) for score in ("identity", "knows", "nothing")]
+    assert list(table) == [(gap, score) for gap in (0, 2, "all") for score in ("identity", "knows", "nothing")]
     for gap in (0, 2):
         right, idle, identity = (table[gap, name] for name in ("knows", "nothing", "identity"))
         assert (right["n"], right["success"], right["shift_p95"], right["angle_rad_p95"]) == (7, 1, 0, 0)
@@ -94,7 +94,7 @@ def test_every_trial_is_that_of_its_number_and_in_order(job, run_serially, tissu
     assert plan.count == 2 * 3
     rows = results(made)["rows"]
     assert [(row["gap"], row["score"], row["number"]) for row in rows] == [
-        (gap, score, number) for gap in (0, 2) for score in ("knows", "nothing") for number in range(23)
+        (gap, score, number) for gap in (0, 2, "all") for score in ("knows", "nothing") for number in range(23)
     ]
     work = plan.works[inverse_problem_work.NAME]
     intact = inverse_problem_work.intact_of(work.source, work.box, 32)
@@ -164,6 +164,20 @@ def test_the_summary_takes_every_scores_own_mean_of_seconds():
     found = summaries([row("a", 0, 1.0), row("b", 0, 5.0), row("a", 1, 2.0), row("b", 1, 5.0)], 10)
     assert [(line["score"], line["cpu_s"]) for line in found] == [("identity", 0), ("a", 1.5), ("b", 5)]
     assert found[0]["y_mean"] == 0.1
+
+
+def test_all_gaps_together_are_what_a_confidence_must_tell_apart():
+    def row(gap, error, confidence):
+        truth, estimate = ({"angle_rad": 0.0, "shift_vox": [shift, 0.0]} for shift in (0.0, error))
+        named = {"gap": gap, "score": "a", "number": 0, "block": gap, "confidence": confidence, "cpu_s": 1.0}
+        return named | {"truth": truth, "estimate": estimate}
+
+    found = {
+        line["gap"]: line for line in summaries([row(0, 0.0, 0.9), row(4, 50.0, 0.2)], 100) if line["score"] == "a"
+    }
+    assert list(found) == [0, 4, "all"]
+    assert [line["auroc"] for line in found.values()] == [None, None, 1.0]
+    assert (found["all"]["n"], found["all"]["success"]) == (2, 0.5)
 
 
 def test_a_box_is_all_that_is_drawn_from(job, run_serially, tissue, monkeypatch):

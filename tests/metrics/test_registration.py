@@ -104,6 +104,13 @@ def test_an_interval_of_independent_blocks_covers_as_often_as_it_says():
     assert 0.88 <= covered / 200 <= 0.98
 
 
+def test_where_all_succeed_the_interval_is_the_exact_one():
+    low, high = bootstrap_interval([1.0] * 10, range(10))
+    assert high == 1
+    assert low**10 == pytest.approx(0.025)  # so many successes in a row are just this likely
+    assert bootstrap_interval([0.0] * 10, range(10)) == pytest.approx((0, 1 - low))
+
+
 def test_trials_that_go_together_make_the_interval_wider():
     values = np.repeat(np.arange(20) % 2, 10)
     narrow = np.subtract(*bootstrap_interval(values, np.arange(200)))

@@ -149,7 +149,8 @@ def motion_of(stored: dict[str, Any]) -> Rigid:
 
 
 def summaries(rows: Sequence[Row], width: float) -> list[Row]:
-    """A line of the table for every gap and score, in the order in which they come, the identity first of each gap.
+    """A line of the table for every gap and score, in the order in which they come, the identity first of each gap; then
+    of several gaps together ("all"), which is what a confidence must tell apart.
 
     Args:
         rows: of `rows_of`, of the same trials for every score.
@@ -158,8 +159,9 @@ def summaries(rows: Sequence[Row], width: float) -> list[Row]:
     from volpipe.metrics.registration import errors_of, identity_errors, summary
 
     found = []
-    for gap in dict.fromkeys(row["gap"] for row in rows):
-        of_gap = [row for row in rows if row["gap"] == gap]
+    gaps = list(dict.fromkeys(row["gap"] for row in rows))
+    for gap in [*gaps, "all"] if len(gaps) > 1 else gaps:
+        of_gap = [row for row in rows if gap in (row["gap"], "all")]
         for number, score in enumerate(dict.fromkeys(row["score"] for row in of_gap)):
             mine = [row for row in of_gap if row["score"] == score]
             truths, blocks = [motion_of(row["truth"]) for row in mine], [row["block"] for row in mine]

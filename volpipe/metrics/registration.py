@@ -94,7 +94,10 @@ def summary(errors: Errors, blocks: ArrayLike, confidence: ArrayLike | None = No
 
 
 def bootstrap_interval(values: ArrayLike, blocks: ArrayLike, share: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """Interval of the mean of values, by blocks drawn with replacement (a single point if all values are the same).
+    """Interval of the mean of values, by blocks drawn with replacement.
+
+    Where all values are 0 or all are 1 no draw differs: then the exact binomial one (Clopper and Pearson 1934), as if
+    all were independent.
 
     Args:
         values: (n,)
@@ -103,6 +106,9 @@ def bootstrap_interval(values: ArrayLike, blocks: ArrayLike, share: float = 0.95
         seed: of the draws.
     """
     numbers = np.asarray(values, np.float64)
+    if numbers.min() == numbers.max() and numbers[0] in (0.0, 1.0):
+        least = float(((1 - share) / 2) ** (1 / len(numbers)))
+        return (least, 1.0) if numbers[0] else (0.0, 1 - least)
     _, block = np.unique(np.asarray(blocks), return_inverse=True)
     total, count = np.bincount(block, numbers), np.bincount(block)
     drawn = np.random.default_rng(seed).integers(0, len(count), (RESAMPLED, len(count)))
