@@ -38,7 +38,9 @@ def test_evaluate_prints_a_table_and_leaves_every_trial_with_pictures(volpipe, t
     assert answer.out.startswith("inverse problems of ")
     assert "slabs        2 layers of 24 x 24, gaps 0, 1" in answer.out
     lines = [line.split() for line in answer.out.splitlines()]
-    assert [line[:4] for line in lines if line[1:2] == ["knows"]] == [[gap, "knows", "6", "1.000"] for gap in "01"]
+    assert [line[:4] for line in lines if line[1:2] == ["knows"]] == [
+        [gap, "knows", n, "1.000"] for gap, n in (("0", "6"), ("1", "6"), ("all", "12"))
+    ]
     assert {path.name for path in out.iterdir()} == {"results.json", "results.txt", "quantiles.png", "scatter.png"}
     found = json.loads((out / "results.json").read_text())
     assert len(found["rows"]) == 2 * 2 * 6

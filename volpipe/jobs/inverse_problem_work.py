@@ -149,8 +149,9 @@ def motion_of(stored: dict[str, Any]) -> Rigid:
 
 
 def summaries(rows: Sequence[Row], width: float) -> list[Row]:
-    """A line of the table for every gap and score, in the order in which they come, the identity first of each gap; then
-    of several gaps together ("all"), which is what a confidence must tell apart.
+    """A line of the table for every gap and score, in the order in which they come, the identity first of each gap.
+
+    At the end stand several gaps together ("all"): a confidence must tell their successes from their failures.
 
     Args:
         rows: of `rows_of`, of the same trials for every score.
