@@ -13,7 +13,8 @@ in micrometres where a voxel size is given. The prior is a box: `around`, give o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral
 
 from numpy.typing import ArrayLike
 
@@ -137,14 +138,14 @@ def _within_prior(motion: Rigid, around: Rigid, prior: Reach) -> Rigid:
 def _spacing(voxel_size_um: Sequence[float] | None) -> tuple[float, float]:
     if voxel_size_um is None:
         return 1.0, 1.0
-    sizes = tuple(voxel_size_um)
+    sizes = tuple(voxel_size_um) if isinstance(voxel_size_um, Iterable) else (voxel_size_um,)
     if len(sizes) not in (2, 3) or not all(math.isfinite(size) and size > 0 for size in sizes):
         raise GeometryError(f"register_pair: voxel_size_um is {sizes}; give (z, y, x) or (y, x), above 0")
     return float(sizes[-2]), float(sizes[-1])
 
 
 def _checked(gap_layers: int, max_shift: float, max_angle_rad: float) -> int:
-    if isinstance(gap_layers, bool) or int(gap_layers) != gap_layers or gap_layers < 0:
+    if isinstance(gap_layers, bool) or not isinstance(gap_layers, Integral) or gap_layers < 0:
         raise GeometryError(f"register_pair: gap_layers is {gap_layers}; give a whole number of layers, 0 or more")
     if not 0 <= max_shift <= 0.5:
         raise GeometryError(f"register_pair: max_shift is {max_shift}; give a fraction of the width, 0 to 0.5")

@@ -1,0 +1,233 @@
+"""register_pair: a known motion is found; what tells nothing changes nothing; an answer never leaves the prior."""
+
+import math
+
+import numpy as np
+import pytest
+from made_tissue import Waves, pair_of
+
+from volpipe import register_pair
+from volpipe.errors import ConfigError, GeometryError
+from volpipe.geometry import Rigid
+from volpipe.registration.scores import SCORES
+
+TRUTH = Rigid(0.06, (5.3, -3.8))
+
+
+def errors(found, truth=TRUTH):
+    motion = found.transform
+    shift = math.hypot(motion.shift[0] - truth.shift[0], motion.shift[1] - truth.shift[1])
+    return shift, abs(motion.angle_rad - truth.angle_rad)
+
+
+def close(one, other, shift=1e-3, angle=1e-5):
+    away, turned = errors(one, other.transform)
+    return away < shift and turned < angle
+
+
+# ---------------------------------------------------------------------- what is found
+
+
+@pytest.mark.parametrize(
+    ("score", "shift", "angle"),
+    [
+        ("likelihood", 0.05, 0.001),
+        ("mutual-information", 0.3, 0.005),
+        ("pixel_ncc", 0.3, 0.005),
+        ("ncc", 0.5, 0.01),
+        ("2d", 0.5, 0.01),
+        ("trivial", 1.0, 0.015),
+    ],
+)
+def test_every_score_finds_a_known_motion(score, shift, angle):
+    found = errors(register_pair(*pair_of(TRUTH, drift=0.02), gap_layers=0, score=score))
+    assert found[0] < shift
+    assert found[1] < angle
+
+
+def test_every_name_of_a_score_was_tried():
+    assert set(SCORES) == {"likelihood", "mutual-information", "pixel_ncc", "ncc", "2d", "trivial"}
+
+
+@pytest.mark.parametrize("size", [(96, 130), (101, 96), (64, 65), (255, 255), (33, 40)])
+def test_windows_of_any_size_have_their_centre_where_it_is_said(size):
+    reach = min(size) / 96
+    truth = Rigid(0.05, (4.3 * reach, -3.1 * reach))
+    assert errors(register_pair(*pair_of(truth, size=size, drift=0.02), gap_layers=0), truth)[0] < 0.15
+
+
+def test_micrometres_and_longer_voxels_along_an_axis():
+    spacing = (1.6, 0.8)
+    truth = Rigid(0.06, (5.3, -3.8))
+    upper, lower = pair_of(truth, size=(64, 128), spacing=spacing, drift=0.02)
+    for size in ((7.0, *spacing), spacing):
+        found = register_pair(upper, lower, gap_layers=0, voxel_size_um=size)
+        assert errors(found, truth)[0] < 0.15
+        assert errors(found, truth)[1] < 0.002
+
+
+def test_layers_lost_cost_accuracy_and_confidence():
+    near, far = (register_pair(*pair_of(TRUTH, gap, drift=0.3), gap_layers=gap) for gap in (0, 12))
+    assert errors(near)[0] < 0.3
+    assert near.confidence > 0.95
+    assert far.confidence < near.confidence
+
+
+def test_the_other_way_round_it_is_the_inverse():
+    upper, lower = pair_of(TRUTH, drift=0.05)
+    back = register_pair(lower[::-1], upper[::-1], gap_layers=0)
+    assert errors(back, TRUTH.inverse)[0] < 0.2
+
+
+def test_the_gap_is_told_to_the_score():
+    upper, lower = pair_of(TRUTH, 3, drift=0.25)
+    assert register_pair(upper, lower, gap_layers=3).transform != register_pair(upper, lower, gap_layers=0).transform
+
+
+def test_the_layers_at_the_gap_count():
+    upper, lower = pair_of(TRUTH, drift=0.1)
+    noise = np.random.default_rng(0).normal(size=upper.shape[1:]) * upper.std()
+    far, near = upper.copy(), upper.copy()
+    far[0], near[-1] = noise, noise
+    assert errors(register_pair(far, lower, gap_layers=0, score="ncc"))[0] < 0.5
+    assert errors(register_pair(near, lower, gap_layers=0, score="ncc"))[0] > 0.5
+
+
+# ---------------------------------------------------------------------- what changes nothing
+
+
+@pytest.mark.parametrize("score", ["likelihood", "ncc", "pixel_ncc", "mutual-information"])
+def test_gain_and_offset_of_a_slab_change_nothing(score):
+    upper, lower = pair_of(TRUTH, drift=0.05)
+    plain = register_pair(upper, lower, gap_layers=0, score=score)
+    for change in (lambda v: 1e-6 * v, lambda v: 1e25 * v, lambda v: 3 * v - 1e5):
+        assert close(register_pair(change(upper), lower, gap_layers=0, score=score), plain, 2e-2, 2e-4)
+
+
+@pytest.mark.parametrize("score", ["likelihood", "mutual-information"])
+def test_no_monotone_contrast_changes_anything(score):
+    upper, lower = pair_of(TRUTH, drift=0.05)
+    plain = register_pair(upper, lower, gap_layers=0, score=score)
+    bright = np.exp(2 * (lower - lower.mean()) / lower.std())
+    assert close(register_pair(upper, bright, gap_layers=0, score=score), plain, 0.05, 1e-3)
+
+
+@pytest.mark.parametrize(("dtype", "level"), [("uint16", 60000), ("uint8", 128), ("int16", -3000), ("int32", 10**9)])
+def test_whole_numbers_of_any_type(dtype, level):
+    upper, lower = (20 * window / window.std() + level for window in pair_of(TRUTH, drift=0.05))
+    found = register_pair(np.rint(upper).astype(dtype), np.rint(lower).astype(dtype), gap_layers=0)
+    assert errors(found)[0] < 0.1
+
+
+@pytest.mark.parametrize("score", ["likelihood", "ncc", "pixel_ncc", "mutual-information"])
+def test_what_is_not_known_has_no_weight(score):
+    upper, lower = pair_of(TRUTH, drift=0.05)
+    upper[:, :, :20], lower[:, 70:] = np.nan, np.inf
+    upper[0] = np.nan
+    assert errors(register_pair(upper, lower, gap_layers=0, score=score))[0] < 1.0
+
+
+def test_layers_of_the_gap_that_are_not_given_are_not_read():
+    tissue = Waves(drift=0.1)
+    whole = tissue.window(range(10), (96, 96))
+    found = [register_pair(volume[:4], volume[6:], gap_layers=2) for volume in (whole, _spoiled(whole))]
+    assert found[0] == found[1]
+
+
+def _spoiled(volume):
+    spoiled = volume.copy()
+    spoiled[4:6] = np.nan
+    return spoiled
+
+
+# ---------------------------------------------------------------------- the prior
+
+
+@pytest.mark.parametrize("score", ["likelihood", "ncc"])
+def test_no_answer_is_outside_the_prior(score):
+    upper, lower = pair_of(TRUTH, drift=0.05)
+    found = register_pair(upper, lower, gap_layers=0, max_shift=0.02, max_angle_rad=0.01, score=score).transform
+    assert max(map(abs, found.shift)) <= 0.02 * 96
+    assert abs(found.angle_rad) <= 0.01
+
+
+def test_a_prior_of_nothing_is_the_answer():
+    upper, lower = pair_of(TRUTH, drift=0.05)
+    around = Rigid(0.02, (1.0, -1.0))
+    nothing = {"max_shift": 0, "max_angle_rad": 0, "around": around}
+    assert register_pair(upper, lower, gap_layers=0, **nothing).transform == around
+    still = register_pair(upper, lower, gap_layers=0, max_angle_rad=0, around=Rigid(TRUTH.angle_rad)).transform
+    assert still.angle_rad == TRUTH.angle_rad
+    assert errors_of_shift(still) < 0.1
+
+
+def errors_of_shift(motion):
+    return math.dist(motion.shift, TRUTH.shift)
+
+
+def test_the_middle_of_the_prior_may_lie_elsewhere():
+    truth = Rigid(0.4, (14.0, -12.0))
+    upper, lower = pair_of(truth, drift=0.05)
+    found = register_pair(upper, lower, gap_layers=0, around=Rigid(0.37, (10.0, -9.0)), max_shift=0.08)
+    assert errors(found, truth)[0] < 0.2
+
+
+# ---------------------------------------------------------------------- confidence
+
+
+def test_windows_that_have_nothing_in_common_are_not_accepted():
+    strangers = [(pair_of(TRUTH, seed=n)[0], pair_of(TRUTH, seed=n + 50)[1]) for n in range(6)]
+    found = [register_pair(*pair, gap_layers=2) for pair in strangers]
+    assert not any(one.accepted for one in found)
+    assert all(0 <= one.confidence <= 1 for one in found)
+
+
+def test_equal_windows_are_certain():
+    upper, _ = pair_of(TRUTH)
+    found = register_pair(upper, upper[::-1], gap_layers=0)
+    assert errors(found, Rigid())[0] < 0.01
+    assert found.accepted
+    assert 0.99 < found.confidence <= 1
+
+
+# ---------------------------------------------------------------------- what is refused
+
+
+GOOD = np.random.default_rng(1).normal(size=(3, 40, 40))
+
+
+@pytest.mark.parametrize(
+    ("upper", "lower", "more", "said"),
+    [
+        (GOOD[:, :30], GOOD, {}, "one height and width"),
+        (GOOD[0], GOOD, {}, "upper is 40 x 40 float64; give layers"),
+        (GOOD.astype(complex), GOOD, {}, "complex128"),
+        (GOOD[:0], GOOD, {}, "0 x 40 x 40"),
+        (GOOD[:, :12, :12], GOOD[:, :12, :12], {}, "at least 16 voxels"),
+        (np.zeros((3, 40, 40)), GOOD, {}, "upper holds no structure"),
+        (GOOD, np.full((3, 40, 40), np.nan), {}, "lower holds no structure"),
+        (GOOD[:1], GOOD[:1], {}, "two layers in a slab"),
+        (GOOD, GOOD, {"gap_layers": -1}, "gap_layers is -1"),
+        (GOOD, GOOD, {"gap_layers": 1.5}, "gap_layers is 1.5"),
+        (GOOD, GOOD, {"gap_layers": True}, "gap_layers is True"),
+        (GOOD, GOOD, {"gap_layers": None}, "gap_layers is None"),
+        (GOOD, GOOD, {"gap_layers": math.nan}, "gap_layers is nan"),
+        (GOOD, GOOD, {"max_shift": -0.1}, "max_shift is -0.1"),
+        (GOOD, GOOD, {"max_shift": 0.7}, "0 to 0.5"),
+        (GOOD, GOOD, {"max_shift": math.nan}, "max_shift is nan"),
+        (GOOD, GOOD, {"max_angle_rad": 4}, "max_angle_rad is 4"),
+        (GOOD, GOOD, {"voxel_size_um": 0.5}, "voxel_size_um is 0.5"),
+        (GOOD, GOOD, {"voxel_size_um": (1, 0)}, "above 0"),
+        (GOOD, GOOD, {"voxel_size_um": (1, 1, math.nan)}, "above 0"),
+        (GOOD, GOOD, {"voxel_size_um": (1, 1, 1, 1)}, r"give \(z, y, x\)"),
+    ],
+)
+def test_what_cannot_be_registered_is_refused_in_one_line(upper, lower, more, said):
+    with pytest.raises(GeometryError, match=said) as refusal:
+        register_pair(upper, lower, **{"gap_layers": 0} | more)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_name_that_is_no_score_is_refused_with_those_that_are():
+    with pytest.raises(ConfigError, match="likelihood, ncc, mutual-information"):
+        register_pair(GOOD, GOOD, gap_layers=0, score="sift")
