@@ -1,0 +1,88 @@
+"""The plan of `register`: its tasks, what each waits for, and what they cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from volpipe.errors import BudgetError
+from volpipe.jobs import plain
+from volpipe.jobs.memory import PROCESS_BYTES
+from volpipe.jobs.register_setup import Setup, SlabStack
+from volpipe.jobs.register_stack import FACING, INSIDE, PAIR, SOLVE, InsideWork, PairWork, Prior, SolveWork, Stage
+from volpipe.plan import Budget, Plan, Price, Task
+from volpipe.registration.stack import SKIPS
+from volpipe.volume.folder import absolute, open_folder
+
+SEARCH_BYTES = 128 * 2**20  # of a search's surfaces and spectra, as in inverse_problem
+COPIES = 16  # of a pair's layers while it is scored
+
+
+def plan_of(setup: Setup, budget: Budget) -> Plan:
+    """See `RegisterJob.plan`."""
+    stage = stage_of(setup)
+    anchors = {slab: pose.rigid for slab, pose in setup.slabs.anchors.items()}
+    promise = _promise(setup.stack, budget)
+    return Plan(
+        title=f"registration of {setup.job.slabs}",
+        works={PAIR: PairWork(stage), INSIDE: InsideWork(stage), SOLVE: SolveWork(stage, anchors)},
+        tasks=lambda: stack_tasks(stage),
+        count=len(stage.pairs) + len(stage.insides) + 1,
+        price=Price(worker_bytes=promise, bytes_read=_bytes_read(stage)),
+        key=setup.key(),
+        facts=_facts(setup, stage, promise),
+    )
+
+
+def stage_of(setup: Setup) -> Stage:
+    """What is paired with what, and how."""
+    job, slabs, nothing = setup.job, setup.slabs, setup.stack.stack()
+    slant = "" if job.slant_score == "none" else job.slant_score
+    prior = Prior(slabs.max_shift, slabs.max_angle_rad, job.score, slant)
+    insides = tuple(nothing.inside()) if slant else ()
+    return Stage(setup.stack, prior, tuple(nothing.pairs(SKIPS)), insides, open_folder(absolute(job.output)))
+
+
+def stack_tasks(stage: Stage) -> Iterator[Task]:
+    """Every pair by itself, then the solve, which waits for all."""
+    needs = [(PAIR, n) for n in range(len(stage.pairs))] + [(INSIDE, n) for n in range(len(stage.insides))]
+    yield from (Task(*name) for name in needs)
+    yield Task(SOLVE, 0, tuple(needs))
+
+
+def _promise(stack: SlabStack, budget: Budget) -> int:
+    """Resident bytes of a worker.
+
+    Raises:
+        BudgetError: it has not so many.
+    """
+    plane = 4 * math.prod(stack.canvas)
+    held = 2 * FACING * plane * COPIES + max(stack.layers) * plane
+    strip = max(stack.reader(slab).strip_bytes(stack.level, FACING) for slab in stack.there)
+    needed = PROCESS_BYTES + budget.slots * (SEARCH_BYTES + held + strip)
+    if needed > budget.worker_bytes:
+        raise BudgetError(
+            f"register: a pair of {plain.by(stack.canvas)} needs {plain.size(needed)} in a worker with {budget.slots} "
+            f"slots, it has {plain.size(budget.worker_bytes)}; give a smaller --window, slabs with pyramids, or "
+            f"{plain.size(1.01 * needed)}"
+        )
+    return needed
+
+
+def _bytes_read(stage: Stage) -> int:
+    """At the levels where slabs are compared, as they are pooled."""
+    layers = sum(2 * FACING for _ in stage.pairs) + sum(2 for _ in stage.insides)
+    return layers * math.prod(stage.stack.canvas) * 4
+
+
+def _facts(setup: Setup, stage: Stage, promise: int) -> tuple[tuple[str, str], ...]:
+    stack = setup.stack
+    missing = len(stack.readers) - len(stack.there)
+    size = ", ".join(f"{part:g}" for part in stack.canvas_size_um[1:])
+    return (
+        ("slabs", f"{len(stack.readers)}, {missing} of them missing"),
+        ("layers", f"{sum(stack.layers)} and {sum(stack.gaps)} lost between"),
+        ("compared", f"as {plain.by(stack.canvas)} voxels of {size} um (y, x), by {setup.job.score}"),
+        ("pairs", f"{len(stage.pairs)}, and {len(stage.insides)} inside slabs"),
+        ("memory", f"{plain.size(promise)} promised per worker"),
+    )
