@@ -2,10 +2,12 @@
 
     pairs of slabs ----+--> poses of all --> OUT/transforms.json        every arrow is a file of OUT, every stage a task
     inside each slab --+
+                       +--> a tree over each slab --> OUT/slab003.field.zarr    where slabs are wider than the window
 
 OUT/transforms.json     see jobs/transforms.py; there when all is done
 OUT/stack.json          poses, and every pair with its confidence and the weight it was given
-OUT/pairs, OUT/inside   what the tasks found (jobs/register_stack.py)
+OUT/slab003.field.zarr  see jobs/field_store.py
+OUT/pairs, inside, nodes, fields      what the tasks found (jobs/register_stack.py, register_tree.py)
 """
 
 from __future__ import annotations
@@ -39,6 +41,9 @@ class RegisterJob(Fields):
         "ncc", description="For single layers, where the tissue's own slant is taken off; none leaves it in."
     )
     window: int = Field(256, ge=16, description="Voxels across, about, of whole slabs as they are compared.")
+    tree: bool = Field(True, description="Find how slabs are bent, where they are wider than --window.")
+    tree_window: int = Field(32, ge=16, description="Voxels across a node of the tree, at its own level.")
+    tree_finest: int = Field(0, ge=0, description="Level of the finest nodes: 0 is that of the slabs file.")
 
     @property
     def product(self) -> str:
@@ -94,7 +99,9 @@ class RegisterJob(Fields):
         return f"{found.trusted} of {found.pairs} pairs were trusted{bridged}"
 
     def _slabs(self, found: Any) -> Iterator[Slab]:
-        given, stack = self._setup.slabs, self._setup.stack
+        from volpipe.jobs.register_plan import fields_of
+
+        given, stack, field_of = self._setup.slabs, self._setup.stack, fields_of(self._setup)
         for number, (entry, pose) in enumerate(zip(given.entries, found.poses, strict=True)):
             reader = stack.readers[number]
             first = 0 if reader is None else reader.first
@@ -104,4 +111,5 @@ class RegisterJob(Fields):
                 layers=(first, first + stack.layers[number]),
                 gap_layers=(*stack.gaps, 0)[number],
                 pose=Pose(angle_rad=pose.angle_rad, shift_um=pose.shift),
+                field=field_of(number),
             )

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import chain
 
 from volpipe.errors import BudgetError
 from volpipe.jobs import plain
 from volpipe.jobs.memory import PROCESS_BYTES
-from volpipe.jobs.register_setup import Setup, SlabStack
-from volpipe.jobs.register_stack import FACING, INSIDE, PAIR, SOLVE, InsideWork, PairWork, Prior, SolveWork, Stage
-from volpipe.plan import Budget, Plan, Price, Task
+from volpipe.jobs.register_setup import FACING, Setup, SlabStack
+from volpipe.jobs.register_stack import INSIDE, PAIR, SOLVE, InsideWork, PairWork, Prior, SolveWork, Stage
+from volpipe.jobs.register_tree import FIELD, NODES, FieldWork, NodesWork, Trees, field_of
+from volpipe.plan import Budget, Plan, Price, Task, Work
 from volpipe.registration.stack import SKIPS
 from volpipe.volume.folder import absolute, open_folder
 
@@ -23,14 +25,18 @@ def plan_of(setup: Setup, budget: Budget) -> Plan:
     stage = stage_of(setup)
     anchors = {slab: pose.rigid for slab, pose in setup.slabs.anchors.items()}
     promise = _promise(setup.stack, budget)
+    trees = trees_of(setup, stage)
+    works: dict[str, Work] = {PAIR: PairWork(stage), INSIDE: InsideWork(stage), SOLVE: SolveWork(stage, anchors)}
+    if trees is not None:
+        works |= {NODES: NodesWork(trees), FIELD: FieldWork(trees)}
     return Plan(
         title=f"registration of {setup.job.slabs}",
-        works={PAIR: PairWork(stage), INSIDE: InsideWork(stage), SOLVE: SolveWork(stage, anchors)},
-        tasks=lambda: stack_tasks(stage),
-        count=len(stage.pairs) + len(stage.insides) + 1,
+        works=works,
+        tasks=lambda: chain(stack_tasks(stage), () if trees is None else trees.tasks()),
+        count=len(stage.pairs) + len(stage.insides) + 1 + (0 if trees is None else trees.count),
         price=Price(worker_bytes=promise, bytes_read=_bytes_read(stage)),
         key=setup.key(),
-        facts=_facts(setup, stage, promise),
+        facts=_facts(setup, stage, trees, promise),
     )
 
 
@@ -41,6 +47,12 @@ def stage_of(setup: Setup) -> Stage:
     prior = Prior(slabs.max_shift, slabs.max_angle_rad, job.score, slant)
     insides = tuple(nothing.inside()) if slant else ()
     return Stage(setup.stack, prior, tuple(nothing.pairs(SKIPS)), insides, open_folder(absolute(job.output)))
+
+
+def trees_of(setup: Setup, stage: Stage) -> Trees | None:
+    """How it is found how slabs are bent; None where they are not wider than what whole slabs are compared in."""
+    job = setup.job
+    return Trees(stage, job.tree_window, job.tree_finest) if job.tree and setup.stack.level > 0 else None
 
 
 def stack_tasks(stage: Stage) -> Iterator[Task]:
@@ -75,7 +87,7 @@ def _bytes_read(stage: Stage) -> int:
     return layers * math.prod(stage.stack.canvas) * 4
 
 
-def _facts(setup: Setup, stage: Stage, promise: int) -> tuple[tuple[str, str], ...]:
+def _facts(setup: Setup, stage: Stage, trees: Trees | None, promise: int) -> tuple[tuple[str, str], ...]:
     stack = setup.stack
     missing = len(stack.readers) - len(stack.there)
     size = ", ".join(f"{part:g}" for part in stack.canvas_size_um[1:])
@@ -84,5 +96,21 @@ def _facts(setup: Setup, stage: Stage, promise: int) -> tuple[tuple[str, str], .
         ("layers", f"{sum(stack.layers)} and {sum(stack.gaps)} lost between"),
         ("compared", f"as {plain.by(stack.canvas)} voxels of {size} um (y, x), by {setup.job.score}"),
         ("pairs", f"{len(stage.pairs)}, and {len(stage.insides)} inside slabs"),
+        ("trees", _trees_text(trees)),
         ("memory", f"{plain.size(promise)} promised per worker"),
     )
+
+
+def _trees_text(trees: Trees | None) -> str:
+    if trees is None:
+        return "none: slabs have a pose alone"
+    grids = [trees.grid(slab) for slab in trees.slabs]
+    widths = ", ".join(str(grids[0].width(level)) for level in grids[0].levels)
+    return f"{len(grids)}, of {sum(len(grid) for grid in grids)} nodes {widths} voxels wide"
+
+
+def fields_of(setup: Setup) -> Callable[[int], str | None]:
+    """The place of each slab's field within the finished product; None for one that has none."""
+    stage = stage_of(setup)
+    trees = trees_of(setup, stage)
+    return lambda slab: None if trees is None or slab not in trees.slabs else field_of(stage, slab)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from volpipe.jobs.register import RegisterJob
 
 FORMAT = 1  # of the key: raised when the same key would mean other transforms
+FACING = 8  # layers of a slab that a pair is shown: what the scores were measured with
 SMALLEST = 16  # voxels across, of a window that can be registered
 
 Size = tuple[float, float, float]
@@ -93,6 +94,11 @@ class SlabStack:
         out = np.full((len(layers), *self.canvas), np.nan, np.float32)
         out[:, *inside.relative_to(box.start).slices] = reader.read(self.level, inside, layers)
         return out
+
+    def facing(self, slab: int, *, last: bool) -> range:
+        """The layers that a pair is shown: those at the gap below, the last ones, or at the gap above."""
+        count = self.layers[slab]
+        return range(max(0, count - FACING), count) if last else range(min(FACING, count))
 
     def between_slabs(self, upper: int, lower: int, motion: Rigid) -> Rigid:
         """A motion between the centres of two canvases, about the centres of their slabs."""

@@ -35,7 +35,6 @@ from volpipe.volume.folder import Folder
 
 PAIR, INSIDE, SOLVE = "pair", "inside", "solve"
 FOUND = "stack.json"
-FACING = 8  # layers of a slab that a pair is shown: what the scores were measured with
 HONEST = 0.5  # weight of a pair that may start a tree: of a confidence of 0.9 and more, contradicted by none
 NOTHING = PairEstimate(Rigid(), 0.0, False)
 
@@ -94,18 +93,14 @@ class PairWork:
         """Register one pair; a slab without tissue gives an edge that nobody trusts."""
         use_threads(1)
         (upper, lower), began = self.stage.pairs[item], time.perf_counter()
-        slabs = {upper: self._facing(upper, last=True), lower: self._facing(lower, last=False)}
+        stack = self.stage.stack
+        slabs = {slab: stack.read(slab, stack.facing(slab, last=slab == upper)) for slab in (upper, lower)}
         read = time.perf_counter()
         edge = self._edge(upper, lower, slabs)
         motion = self.stage.stack.between_slabs(upper, lower, edge.estimate.transform)
-        _put(self.stage.folder, pair_key(upper, lower), told_edge(_moved(edge, motion)))
+        put(self.stage.folder, pair_key(upper, lower), told_edge(_moved(edge, motion)))
         seconds = {"read": read - began, "compute": time.perf_counter() - read}
         return Receipt(PAIR, item, seconds=seconds, bytes_read=sum(slab.nbytes for slab in slabs.values()))
-
-    def _facing(self, slab: int, *, last: bool) -> Layers:
-        count = self.stage.stack.reader(slab).count
-        shown = min(FACING, count)
-        return self.stage.stack.read(slab, range(count - shown, count) if last else range(shown))
 
     def _edge(self, upper: int, lower: int, slabs: dict[int, Layers]) -> Edge:
         stack, size = self.stage.stack.stack(slabs), self.stage.stack.canvas_size_um
@@ -134,7 +129,7 @@ class InsideWork:
         read = time.perf_counter()
         inside = self._inside(slab, upper, lower, held)
         motion = self.stage.stack.between_slabs(slab, slab, inside.estimate.transform)
-        _put(self.stage.folder, inside_key(slab, upper, lower), told_inside(_moved(inside, motion)))
+        put(self.stage.folder, inside_key(slab, upper, lower), told_inside(_moved(inside, motion)))
         seconds = {"read": read - began, "compute": time.perf_counter() - read}
         return Receipt(INSIDE, item, seconds=seconds, bytes_read=2 * held[0].nbytes)
 
@@ -163,8 +158,8 @@ class SolveWork:
             RunError: nothing can be told of any seam.
         """
         began = time.perf_counter()
-        edges = [edge_of(_get(self.stage.folder, pair_key(*pair))) for pair in self.stage.pairs]
-        insides = [inside_of(_get(self.stage.folder, inside_key(*layers))) for layers in self.stage.insides]
+        edges = [edge_of(get(self.stage.folder, pair_key(*pair))) for pair in self.stage.pairs]
+        insides = [inside_of(get(self.stage.folder, inside_key(*layers))) for layers in self.stage.insides]
         if not any(edge.trust for edge in edges):
             best = max(edge.estimate.confidence for edge in edges)
             raise RunError(
@@ -174,7 +169,7 @@ class SolveWork:
         solution = solve_stack(
             edges, insides, count=len(self.stage.stack.layers), radius=self.stage.stack.radius_um, anchors=self.anchors
         )
-        _put(self.stage.folder, FOUND, told_solution(edges, solution))
+        put(self.stage.folder, FOUND, told_solution(edges, solution))
         return Receipt(SOLVE, item, seconds={"compute": time.perf_counter() - began})
 
 
@@ -195,10 +190,14 @@ class FoundStack:
     pairs: int
     bridged: tuple[int, ...]
 
+    def above(self, slab: int) -> int | None:
+        """The nearest slab above that such a pair joins it to."""
+        return max((upper for upper, lower in self.motions if lower == slab), default=None)
+
     @classmethod
     def read(cls, folder: Folder) -> FoundStack:
         """From the product."""
-        stored = _get(folder, FOUND)
+        stored = get(folder, FOUND)
         honest = [pair for pair in stored["pairs"] if pair["weight"] >= HONEST]
         motions = {(pair["upper"], pair["lower"]): edge_of(pair).estimate.transform for pair in honest}
         trusted = sum(pair["weight"] > 0 for pair in stored["pairs"])
@@ -275,11 +274,17 @@ def _moved(one: Any, motion: Rigid) -> Any:
     return replace(one, estimate=replace(one.estimate, transform=motion))
 
 
-def _put(folder: Folder, key: str, content: Mapping[str, Any]) -> None:
+def put(folder: Folder, key: str, content: Mapping[str, Any]) -> None:
+    """Write what a task found, whole or not at all."""
     folder.put(key, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def _get(folder: Folder, key: str) -> Any:
+def get(folder: Folder, key: str) -> Any:
+    """What a task found.
+
+    Raises:
+        RunError: it is gone.
+    """
     stored = folder.get(key)
     if stored is None:
         raise RunError(f"{folder.location}/{key}: is missing, though it was made; give --restart")

@@ -80,8 +80,8 @@ class Slabs(Fields):
             raise ValueError("give slabs, or one volume with its cuts")
         if any(lower[0] < upper[1] for upper, lower in pairwise(self.cuts)):
             raise ValueError("cuts: give them from above, none over another")
-        if len(self.entries) < 2:
-            raise ValueError(f"slabs: {len(self.entries)} given; give two at least")
+        if sum(entry.volume is not None for entry in self.entries) < 2:
+            raise ValueError("slabs: give two at least that are not missing")
         if self.entries[0].volume is None:
             raise ValueError("slabs: the first is missing, and poses are in its frame; begin with one that is there")
         return self
