@@ -144,9 +144,10 @@ class Setup:
     @staticmethod
     def _layers_of(entry: SlabEntry, source: Source | None) -> tuple[int, int]:
         """First and stop."""
-        if isinstance(entry.layers, tuple):
-            return entry.layers
-        return 0, entry.layers if source is None else source.shape[0]  # type: ignore[return-value]
+        if entry.run is not None:
+            return entry.run
+        assert source is not None  # a missing slab says its layers
+        return 0, source.shape[0]
 
     @cached_property
     def voxel_size_um(self) -> Size:

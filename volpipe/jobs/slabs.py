@@ -28,7 +28,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from volpipe.errors import ConfigError
-from volpipe.jobs.fields import Fields, Size, validation_text
+from volpipe.jobs.fields import Fields, Size, one_number, validation_text
 from volpipe.jobs.transforms import Pose, place_of
 
 Whole = Annotated[int, Field(ge=0)]
@@ -39,17 +39,25 @@ class SlabEntry(Fields):
     """One slab; without a volume it is missing."""
 
     volume: str | None = None
-    layers: int | Run | None = None
+    layers: tuple[Whole, ...] | None = None
+
+    _one = field_validator("layers", mode="before")(one_number)
 
     @model_validator(mode="after")
     def _layers_fit(self) -> SlabEntry:
-        if self.volume is None and not (isinstance(self.layers, int) and self.layers > 0):
+        given = self.layers
+        if self.volume is None and (given is None or len(given) != 1 or given[0] < 1):
             raise ValueError("a missing slab: give how many layers it has, as {layers: 75}")
-        if self.volume is not None and isinstance(self.layers, int):
-            raise ValueError(f"layers {self.layers}: of a volume give [first, stop], as [0, {self.layers}]")
-        if isinstance(self.layers, tuple) and self.layers[0] >= self.layers[1]:
-            raise ValueError(f"layers {list(self.layers)}: give [first, stop] with first below stop")
+        if self.volume is not None and given is not None and (len(given) != 2 or given[0] >= given[1]):
+            raise ValueError(f"layers {list(given)}: of a volume give [first, stop], with first below stop")
         return self
+
+    @property
+    def run(self) -> tuple[int, int] | None:
+        """First layer and stop; None for all that the volume has."""
+        if self.layers is None:
+            return None
+        return (0, self.layers[0]) if self.volume is None else (self.layers[0], self.layers[1])
 
 
 class Slabs(Fields):
@@ -58,13 +66,15 @@ class Slabs(Fields):
     slabs: tuple[SlabEntry, ...] = ()
     volume: str | None = None
     cuts: tuple[Run, ...] = ()
-    gap_layers: Whole | tuple[Whole, ...] | None = None
+    gap_layers: tuple[Whole, ...] | None = None
     level: Whole = 0
     channel: Whole | None = None
     voxel_size_um: tuple[Size, Size, Size] | None = None
     max_shift: float = Field(0.1, ge=0, le=0.5)
     max_angle_rad: float = Field(0.1, ge=0, le=math.pi)
     anchors: Mapping[int, Pose] = Field(default_factory=dict)
+
+    _one = field_validator("gap_layers", mode="before")(one_number)
 
     @field_validator("slabs", mode="before")
     @classmethod
@@ -91,7 +101,7 @@ class Slabs(Fields):
         seams, given = len(self.entries) - 1, self.gap_layers
         if given is None and not self.cuts:
             raise ValueError("gap_layers: missing; give how many layers were lost at each seam")
-        if isinstance(given, tuple) and len(given) != seams:
+        if given is not None and len(given) not in (1, seams):
             raise ValueError(f"gap_layers: {len(given)} given for {seams} seams; give one for each, or one for all")
         for slab in self.anchors:
             if not 0 < slab <= seams:
@@ -108,7 +118,7 @@ class Slabs(Fields):
         """Layers lost at each seam."""
         if self.gap_layers is None:
             return tuple(lower[0] - upper[1] for upper, lower in pairwise(self.cuts))
-        return self.gap_layers if isinstance(self.gap_layers, tuple) else (self.gap_layers,) * (len(self.entries) - 1)
+        return self.gap_layers if len(self.gap_layers) > 1 else self.gap_layers * (len(self.entries) - 1)
 
 
 def load_slabs(path: str | Path) -> Slabs:

@@ -14,10 +14,9 @@ from typing import Any
 
 from volpipe.errors import ProductError
 from volpipe.volume.folder import absolute, occupied, open_folder, writing
-from volpipe.volume.groups import make_group, open_group
+from volpipe.volume.groups import make_bare_group, open_group
 from volpipe.volume.product import COMPLETE, NAMESPACE, RUNNING, own_attributes
 
-JSON = ".json"
 OWN = "zarr.json"
 
 
@@ -31,12 +30,12 @@ def begin_results(location: str, *, replace: bool = False) -> None:
     location = absolute(location)
     if occupied(location) and (not replace or own_attributes(location) is None):
         raise ProductError(f"{location}: exists already; give another place")
-    with writing(location):
-        make_group(location, {NAMESPACE: {"state": RUNNING}})
     folder = open_folder(location)
     for key in folder.keys(""):
-        if key.endswith(JSON) and key != OWN:
+        if key != OWN:  # which goes last: killed in between, it is still known whose the rest is
             folder.delete(key)
+    with writing(location):
+        make_bare_group(location, {NAMESPACE: {"state": RUNNING}})
 
 
 def finish_results(location: str, attributes: Mapping[str, Any]) -> None:
