@@ -17,6 +17,7 @@ from volpipe.registration.stack import SKIPS
 from volpipe.volume.folder import absolute, open_folder
 
 SEARCH_BYTES = 128 * 2**20  # of a search's surfaces and spectra, as in inverse_problem
+DEPTH = 4  # levels of a batch of nodes: up to 85, some seconds
 COPIES = 16  # of a pair's layers while it is scored
 
 
@@ -52,7 +53,8 @@ def stage_of(setup: Setup) -> Stage:
 def trees_of(setup: Setup, stage: Stage) -> Trees | None:
     """How it is found how slabs are bent; None where they are not wider than what whole slabs are compared in."""
     job = setup.job
-    return Trees(stage, job.tree_window, job.tree_finest) if job.tree and setup.stack.level > 0 else None
+    trees = Trees(stage, job.tree_window, job.tree_finest, DEPTH)
+    return trees if job.tree and setup.stack.level > 0 else None
 
 
 def stack_tasks(stage: Stage) -> Iterator[Task]:

@@ -44,11 +44,13 @@ class Trees:
         stage: the first one.
         window: voxels across a node, at its own level.
         finest: level of the leaves.
+        depth: levels of a batch.
     """
 
     stage: Stage
     window: int
     finest: int
+    depth: int
 
     def grid(self, slab: int) -> NodeGrid:
         """The nodes over a slab: roots are as wide as fit into it."""
@@ -75,8 +77,8 @@ class Trees:
         before: tuple[TaskName, ...] = ()
         for slab in self.slabs:
             grid, names = self.grid(slab), []
-            for root in grid.batches():
-                need, name = grid.need_of(root), self.name(slab, root)
+            for root in grid.batches(self.depth):
+                need, name = grid.need_of(root, self.depth), self.name(slab, root)
                 yield Task(*name, ((SOLVE, 0) if need is None else self.name(slab, need),))
                 names.append(name)
             yield Task(FIELD, slab, (*names, *before))
@@ -104,13 +106,13 @@ class NodesWork:
         estimates: tuple[NodeEstimate, ...] = ()
         if above is not None:
             search = self._search(slab, above, found.motions[above, slab].inverse)
-            estimates = estimate_batch(search, root, self._parent(slab, grid, root))
+            estimates = estimate_batch(search, root, self._parent(slab, grid, root), self.trees.depth)
         put(stage.folder, batch_key(slab, number), {"nodes": list(map(_told_node, estimates))})
         read = 4 * sum(estimate.voxels_read for estimate in estimates)
         return Receipt(NODES, item, seconds={"compute": time.perf_counter() - began}, bytes_read=read)
 
     def _parent(self, slab: int, grid: NodeGrid, root: Place) -> NodeEstimate | None:
-        need = grid.need_of(root)
+        need = grid.need_of(root, self.trees.depth)
         if need is None:
             return None
         batch = _batch(self.trees.stage, slab, grid.number(need))
@@ -172,9 +174,10 @@ class FieldWork:
 
     def _leaves(self, slab: int) -> list[NodeEstimate]:
         grid, stage = self.trees.grid(slab), self.trees.stage
-        numbers = (grid.number(root) for root in grid.batches())
+        numbers = (grid.number(root) for root in grid.batches(self.trees.depth))
         nodes = (node for number in numbers for node in _batch(stage, slab, number))
-        return [node for node in nodes if node.node.level == grid.finest]
+        leaves = (node for node in nodes if node.node.level == grid.finest)
+        return sorted(leaves, key=lambda leaf: leaf.node)  # whatever the batches, sums are the same to the last bit
 
     def _place(self, found: FoundStack, slab: int) -> Callable[[Points], Points]:
         """Where points of a slab lie in the reconstruction."""
