@@ -228,6 +228,34 @@ def inverse_of(place, points):
     return found
 
 
+def test_pairs_are_shown_the_layers_that_face_the_gap_and_nodes_the_same_upside_down(store, tmp_path, monkeypatch):
+    """Each layer holds its number, and each slab is told by its tens."""
+    numbers = np.arange(12)[:, None, None] + np.tile(np.arange(40) // 4 % 2 * 100, (40, 1))
+    shown = []
+
+    def spy(upper, lower, *, gap_layers, score, around=None, **_):
+        layers = [tuple(np.nanmin(slab, (1, 2)).astype(int).tolist()) for slab in (upper, lower)]
+        numbers = (tuple(layer % 20 for layer in slab) for slab in layers)
+        shown.append((score, *numbers, layers[0][0] < 20, gap_layers, around is not None))
+        return PairEstimate(Rigid(), 0.95, True)
+
+    for module in ("register_stack", "register_tree"):
+        monkeypatch.setattr(f"volpipe.jobs.{module}.register_pair", spy)
+    path = tmp_path / "slabs.yaml"
+    slabs = [store((numbers + add).astype(np.uint8)) for add in (0, 20)]
+    path.write_text(yaml.safe_dump({"slabs": slabs, "gap_layers": 3}))
+    register(path, tmp_path / "out", window=20, tree_window=20)
+    first, last = tuple(range(8)), tuple(range(4, 12))
+    faces = [one for one in shown if one[0] == "ncc" and one[-1]]
+    assert shown[0] == ("likelihood", last, first, True, 3, False)
+    assert faces == [("ncc", (11,), (0,), True, 3, True)]
+    insides = [one for one in shown if one[0] == "ncc" and not one[-1]]
+    assert sorted({(one[1], one[2], one[-2]) for one in insides}) == [((n,), (n + 4,), 3) for n in (0, 3, 7)]
+    nodes = [one for one in shown[1:] if one[0] == "likelihood"]
+    assert set(nodes) == {("likelihood", first[::-1], last[::-1], False, 3, True)}
+    assert len(nodes) == 1 + 4
+
+
 # ---------------------------------------------------------------------- tasks: killed, elsewhere, again
 
 

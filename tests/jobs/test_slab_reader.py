@@ -11,7 +11,7 @@ from volpipe import RegisterJob, RunSettings, run
 from volpipe.geometry import Box, Rigid, SlabFrame
 from volpipe.jobs.pyramid import PyramidJob
 from volpipe.jobs.register_setup import Setup, SlabStack
-from volpipe.jobs.slab_reader import SlabReader, stored_levels
+from volpipe.jobs.slab_reader import SlabReader, _is_halved, stored_levels
 from volpipe.volume import open_source
 from volpipe.volume.downsample import downsample
 
@@ -100,3 +100,9 @@ def test_the_scores_that_may_be_asked_for_are_those_that_are_known():
     fields = RegisterJob.model_fields
     assert get_args(fields["score"].annotation) == tuple(SCORES)
     assert get_args(fields["slant_score"].annotation) == (*SCORES, "none")
+
+
+@pytest.mark.parametrize(("shape", "taken"), [((6, 27, 23), True), ((6, 26, 23), False), ((3, 27, 23), False)])
+def test_a_level_that_lost_its_last_voxels_or_layers_is_not_read(volume, noise, shape, taken):
+    registered = open_source(volume(noise(SHAPE), voxel_size_um=SIZE_UM))
+    assert _is_halved((0.5, 0.4, 0.5), shape, registered, 1) == taken
