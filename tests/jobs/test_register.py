@@ -9,7 +9,7 @@ import pytest
 import yaml
 from scipy import ndimage
 
-from volpipe import RegisterJob, RunSettings, WarpJob, run
+from volpipe import RegisterJob, RunSettings, WarpJob, register_slabs, run
 from volpipe.errors import BlocksFailed, BudgetError, ConfigError, GeometryError, ProductError, VolumeError
 from volpipe.geometry import Box, Raster, Rigid
 from volpipe.jobs.field_store import content_of, load_field
@@ -370,7 +370,7 @@ def test_a_slab_without_tissue_is_bridged(slabs_file, store, tmp_path):
     assert transforms.slabs[2].volume == blank
 
 
-def test_slabs_cut_from_one_volume_are_found_as_volumes_of_their_own(two, store, cuts, tmp_path):
+def test_slabs_cut_from_one_volume_are_found_as_volumes_of_their_own_and_as_arrays(store, cuts, tmp_path):
     shape = tuple(min(SHAPES[0][axis], SHAPES[1][axis]) for axis in (0, 1))
     own = [voxels[:, : shape[0], : shape[1]] for voxels in cuts[:2]]
     lost = np.zeros((GAP, *shape), np.uint8)
@@ -383,8 +383,10 @@ def test_slabs_cut_from_one_volume_are_found_as_volumes_of_their_own(two, store,
     for number, fields in enumerate((content, whole)):
         path = tmp_path / f"slabs{number}.yaml"
         path.write_text(yaml.safe_dump(fields))
-        made.append(register(path, tmp_path / f"out{number}", tree=False)[0])
+        made.append(register(path, tmp_path / f"out{number}", window=96)[0])
     assert poses_of(made[0]) == poses_of(made[1])
+    arrays = register_slabs(own, gap_layers=GAP, voxel_size_um=SIZE_UM)
+    assert off(poses_of(made[0])[1], arrays[1]) < 1e-4
     assert [(slab.layers, slab.gap_layers) for slab in made[1].slabs] == [((0, 4), 1), ((5, 9), 0)]
 
 

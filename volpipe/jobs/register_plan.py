@@ -14,10 +14,12 @@ from volpipe.jobs.register_stack import INSIDE, PAIR, SOLVE, InsideWork, PairWor
 from volpipe.jobs.register_tree import FIELD, NODES, FieldWork, NodesWork, Trees, field_of
 from volpipe.plan import Budget, Plan, Price, Task, Work
 from volpipe.registration.stack import SKIPS
+from volpipe.registration.tree import MARGIN
 from volpipe.volume.folder import absolute, open_folder
 
 SEARCH_BYTES = 128 * 2**20  # of a search's surfaces and spectra, as in inverse_problem
 DEPTH = 4  # levels of a batch of nodes: up to 85, some seconds
+FIT_BYTES = 4096  # of a finest node while a field is fitted: 2.1 KiB measured, and what was found there
 COPIES = 16  # of a pair's layers while it is scored
 
 
@@ -25,8 +27,8 @@ def plan_of(setup: Setup, budget: Budget) -> Plan:
     """See `RegisterJob.plan`."""
     stage = stage_of(setup)
     anchors = {slab: pose.rigid for slab, pose in setup.slabs.anchors.items()}
-    promise = _promise(setup.stack, budget)
     trees = trees_of(setup, stage)
+    promise = _promise(setup.stack, trees, budget)
     works: dict[str, Work] = {PAIR: PairWork(stage), INSIDE: InsideWork(stage), SOLVE: SolveWork(stage, anchors)}
     if trees is not None:
         works |= {NODES: NodesWork(trees), FIELD: FieldWork(trees)}
@@ -35,7 +37,7 @@ def plan_of(setup: Setup, budget: Budget) -> Plan:
         works=works,
         tasks=lambda: chain(stack_tasks(stage), () if trees is None else trees.tasks()),
         count=len(stage.pairs) + len(stage.insides) + 1 + (0 if trees is None else trees.count),
-        price=Price(worker_bytes=promise, bytes_read=_bytes_read(stage)),
+        price=Price(worker_bytes=promise, bytes_read=_bytes_read(stage, trees)),
         key=setup.key(),
         facts=_facts(setup, stage, trees, promise),
     )
@@ -64,7 +66,7 @@ def stack_tasks(stage: Stage) -> Iterator[Task]:
     yield Task(SOLVE, 0, tuple(needs))
 
 
-def _promise(stack: SlabStack, budget: Budget) -> int:
+def _promise(stack: SlabStack, trees: Trees | None, budget: Budget) -> int:
     """Resident bytes of a worker.
 
     Raises:
@@ -73,20 +75,24 @@ def _promise(stack: SlabStack, budget: Budget) -> int:
     plane = 4 * math.prod(stack.canvas)
     held = 2 * FACING * plane * COPIES + max(stack.layers) * plane
     strip = max(stack.reader(slab).strip_bytes(stack.level, FACING) for slab in stack.there)
-    needed = PROCESS_BYTES + budget.slots * (SEARCH_BYTES + held + strip)
+    fit = 0 if trees is None else FIT_BYTES * max(trees.leaves(slab) for slab in trees.slabs)
+    needed = PROCESS_BYTES + budget.slots * max(SEARCH_BYTES + held + strip, fit)
     if needed > budget.worker_bytes:
         raise BudgetError(
             f"register: a pair of {plain.by(stack.canvas)} needs {plain.size(needed)} in a worker with {budget.slots} "
-            f"slots, it has {plain.size(budget.worker_bytes)}; give a smaller --window, slabs with pyramids, or "
+            f"slots, it has {plain.size(budget.worker_bytes)}; give a smaller --window, slabs with pyramids, a coarser "
+            f"--tree-finest, or "
             f"{plain.size(1.01 * needed)}"
         )
     return needed
 
 
-def _bytes_read(stage: Stage) -> int:
+def _bytes_read(stage: Stage, trees: Trees | None) -> int:
     """At the levels where slabs are compared, as they are pooled."""
-    layers = sum(2 * FACING for _ in stage.pairs) + sum(2 for _ in stage.insides)
-    return layers * math.prod(stage.stack.canvas) * 4
+    whole = (2 * FACING * len(stage.pairs) + 2 * len(stage.insides)) * math.prod(stage.stack.canvas)
+    nodes = 0 if trees is None else sum(len(trees.grid(slab)) for slab in trees.slabs)
+    crop = 0 if trees is None else math.ceil((1 + 2 * MARGIN) * trees.window) ** 2
+    return 4 * (whole + 2 * FACING * nodes * crop)
 
 
 def _facts(setup: Setup, stage: Stage, trees: Trees | None, promise: int) -> tuple[tuple[str, str], ...]:

@@ -58,6 +58,10 @@ class Trees:
         coarsest = max(self.finest, (min(frame.extent) // self.window).bit_length() - 1)
         return NodeGrid(frame, self.window, coarsest, self.finest)
 
+    def leaves(self, slab: int) -> int:
+        """How many of the finest nodes there are over a slab."""
+        return self.grid(slab).count(self.finest)
+
     @property
     def slabs(self) -> tuple[int, ...]:
         """Those that have one above."""
