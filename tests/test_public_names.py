@@ -33,6 +33,7 @@ def test_an_unknown_name_is_an_attribute_error():
         ["apply", "--help"],
         ["audit", "--help"],
         ["evaluate", "--help"],
+        ["register", "--help"],
         ["evaluate", "inverse-problem", "--help"],
         ["config", "schema"],
     ],

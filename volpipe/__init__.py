@@ -22,6 +22,7 @@ _HOMES = {
     "volpipe.jobs.importing": ("ImportJob",),
     "volpipe.jobs.inverse_problem": ("InverseProblemJob",),
     "volpipe.jobs.pyramid": ("PyramidJob",),
+    "volpipe.jobs.register": ("RegisterJob",),
     "volpipe.jobs.statistics": ("StatisticsJob",),
     "volpipe.jobs.warp": ("WarpJob",),
     "volpipe.models": ("load_checkpoint", "preset", "save_checkpoint"),

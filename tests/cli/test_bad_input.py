@@ -276,7 +276,7 @@ def test_a_wrong_field_of_a_pipeline_is_one_line(volpipe, tmp_path):
     assert refusal(f"jobs: [apply: {job}]") == f"ConfigError: {path}: jobs.0.apply.output: missing; give it"
     two = refusal(f"jobs: [{{apply: {job[:-1]}, output: b.zarr}}, pyramid: {{volume: b.zarr}}}}]")
     assert two.endswith(
-        "give one job per entry: apply, statistics, pyramid, audit, warp or import (given: apply, pyramid)"
+        "give one job per entry: apply, statistics, pyramid, audit, register, warp or import (given: apply, pyramid)"
     )
     assert refusal("jobs: []").endswith("jobs: give at least one job (given: [])")
     assert refusal("").startswith(f"ConfigError: {path}: Input should be a valid dictionary")

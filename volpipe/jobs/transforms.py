@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -75,9 +75,14 @@ class Transforms(Fields):
             raise ValueError("slabs: all are missing; give the volume of one at least")
         return self
 
+    @property
+    def text(self) -> str:
+        """What the file holds."""
+        return json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
+
     def store(self, path: str | Path) -> None:
         """Write the file."""
-        Path(path).write_text(json.dumps(self.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
+        Path(path).write_text(self.text, encoding="utf-8")
 
 
 def load_transforms(path: str | Path) -> Transforms:
@@ -100,11 +105,12 @@ def load_transforms(path: str | Path) -> Transforms:
 
 def _with_places(transforms: Transforms, folder: Path) -> Transforms:
     slabs = [
-        slab.model_copy(update={name: _place(getattr(slab, name), folder) for name in ("volume", "field")})
+        slab.model_copy(update={name: place_of(getattr(slab, name), folder) for name in ("volume", "field")})
         for slab in transforms.slabs
     ]
     return transforms.model_copy(update={"slabs": tuple(slabs)})
 
 
-def _place(location: Any, folder: Path) -> str | None:
+def place_of(location: str | None, folder: Path) -> str | None:
+    """A place that a file in `folder` names, as it is found from anywhere."""
     return location if location is None or "://" in location else str(folder / location)

@@ -19,6 +19,7 @@ from volpipe.jobs.audit import AuditJob
 from volpipe.jobs.fields import validation_text
 from volpipe.jobs.importing import ImportJob
 from volpipe.jobs.pyramid import PyramidJob
+from volpipe.jobs.register import RegisterJob
 from volpipe.jobs.statistics import StatisticsJob
 from volpipe.jobs.warp import WarpJob
 from volpipe.plan import Job
@@ -34,17 +35,19 @@ class Step(BaseModel):
     statistics: StatisticsJob | None = None
     pyramid: PyramidJob | None = None
     audit: AuditJob | None = None
+    # not `register`: every class of an abstract kind has a method of that name
+    register_: RegisterJob | None = Field(None, alias="register")
     warp: WarpJob | None = None
     import_: ImportJob | None = Field(None, alias="import")
 
     @model_validator(mode="after")
     def _one_job(self) -> Step:
         if len(self._given()) != 1:
-            raise ValueError("give one job per entry: apply, statistics, pyramid, audit, warp or import")
+            raise ValueError("give one job per entry: apply, statistics, pyramid, audit, register, warp or import")
         return self
 
     def _given(self) -> list[Job]:
-        jobs = (self.apply, self.statistics, self.pyramid, self.audit, self.warp, self.import_)
+        jobs = (self.apply, self.statistics, self.pyramid, self.audit, self.register_, self.warp, self.import_)
         return [job for job in jobs if job is not None]
 
     @property

@@ -75,6 +75,12 @@ def make_group(location: str, attributes: Mapping[str, Any]) -> zarr.Group:
     else:
         for name in list(old):
             del old[name]
+    return make_bare_group(location, attributes)
+
+
+def make_bare_group(location: str, attributes: Mapping[str, Any]) -> zarr.Group:
+    """The same at once: an interrupted removal leaves what nobody owns, and zarr is not asked what is there, which
+    warns of every file that is not its own."""
     return zarr.create_group(zarr_store(location), overwrite=True, attributes=dict(attributes))
 
 

@@ -1,0 +1,291 @@
+"""The first stage of `register`: pairs of whole slabs, motions inside slabs, and the poses that follow.
+
+    OUT/pairs/002-003.json     ("pair", n)    an edge: neighbours and slabs further apart
+    OUT/inside/002-0-3.json    ("inside", n)  what moves between two layers of slab 2
+    OUT/stack.json             ("solve", 0)   needs all of these
+
+Each task writes down the little that it found, whole or not at all, and reads what it needs of others from there: so
+a value reaches any worker that sees the product, and a run that goes on finds it. Motions are in micrometres, about the
+slabs' centres.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from volpipe.errors import RunError
+from volpipe.geometry import Rigid
+from volpipe.geometry.raster import two
+from volpipe.inference.device import use_threads
+from volpipe.jobs.register_setup import SlabStack
+from volpipe.jobs.slab_reader import Layers
+from volpipe.plan import Receipt
+from volpipe.registration.estimate import PairEstimate
+from volpipe.registration.pair import register_pair
+from volpipe.registration.slant import Inside
+from volpipe.registration.solve import Edge, StackSolution, solve_stack
+from volpipe.volume.folder import Folder
+
+PAIR, INSIDE, SOLVE = "pair", "inside", "solve"
+FOUND = "stack.json"
+HONEST = 0.5  # weight of a pair that may start a tree: of a confidence of 0.9 and more, contradicted by none
+NOTHING = PairEstimate(Rigid(), 0.0, False)
+
+Pair = tuple[int, int]
+Between = tuple[int, int, int]  # slab, two of its layers
+
+
+@dataclass(frozen=True)
+class Prior:
+    """How far a pair may lie apart, and how it is scored.
+
+    Attributes:
+        max_shift, max_angle_rad, score: as in `register_pair`.
+        slant_score: of single layers, where slant is taken off; "" leaves it in.
+    """
+
+    max_shift: float
+    max_angle_rad: float
+    score: str
+    slant_score: str
+
+    def pair(self, score: str, voxel_size_um: tuple[float, float, float]) -> Any:
+        """`register_pair` with these."""
+        return partial(
+            register_pair,
+            max_shift=self.max_shift,
+            max_angle_rad=self.max_angle_rad,
+            score=score,
+            voxel_size_um=voxel_size_um,
+        )
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What the tasks of this stage share; picklable.
+
+    Attributes:
+        pairs, insides: what is registered; an item is an index.
+        folder: of the product.
+    """
+
+    stack: SlabStack
+    prior: Prior
+    pairs: tuple[Pair, ...]
+    insides: tuple[Between, ...]
+    folder: Folder
+
+
+@dataclass(frozen=True)
+class PairWork:
+    """Registers two slabs."""
+
+    stage: Stage
+
+    def __call__(self, item: int) -> Receipt:
+        """Register one pair; a slab without tissue gives an edge that nobody trusts."""
+        use_threads(1)
+        (upper, lower), began = self.stage.pairs[item], time.perf_counter()
+        stack = self.stage.stack
+        slabs = {slab: stack.read(slab, stack.facing(slab, last=slab == upper)) for slab in (upper, lower)}
+        read = time.perf_counter()
+        edge = self._edge(upper, lower, slabs)
+        motion = self.stage.stack.between_slabs(upper, lower, edge.estimate.transform)
+        put(self.stage.folder, pair_key(upper, lower), told_edge(_moved(edge, motion)))
+        seconds = {"read": read - began, "compute": time.perf_counter() - read}
+        return Receipt(PAIR, item, seconds=seconds, bytes_read=sum(slab.nbytes for slab in slabs.values()))
+
+    def _edge(self, upper: int, lower: int, slabs: dict[int, Layers]) -> Edge:
+        stack, size = self.stage.stack.stack(slabs), self.stage.stack.canvas_size_um
+        if not all(map(has_structure, slabs.values())):
+            return Edge(upper, lower, *stack.span(upper, lower), NOTHING)
+        edge = stack.edge(upper, lower, self.stage.prior.pair(self.stage.prior.score, size))
+        faces = has_structure(slabs[upper][-1]) and has_structure(slabs[lower][0])
+        if not (self.stage.insides and edge.trust and faces):
+            return edge
+        return stack.between_faces(edge, self.stage.prior.pair(self.stage.prior.slant_score, size))
+
+
+@dataclass(frozen=True)
+class InsideWork:
+    """Registers two layers of one slab: what the tissue moves by itself."""
+
+    stage: Stage
+
+    def __call__(self, item: int) -> Receipt:
+        """Measure one; a layer without tissue tells nothing."""
+        use_threads(1)
+        (slab, upper, lower), began = self.stage.insides[item], time.perf_counter()
+        held = np.full((lower + 1, *self.stage.stack.canvas), np.nan, np.float32)
+        for layer in (upper, lower):
+            held[layer] = self.stage.stack.read(slab, range(layer, layer + 1))[0]
+        read = time.perf_counter()
+        inside = self._inside(slab, upper, lower, held)
+        motion = self.stage.stack.between_slabs(slab, slab, inside.estimate.transform)
+        put(self.stage.folder, inside_key(slab, upper, lower), told_inside(_moved(inside, motion)))
+        seconds = {"read": read - began, "compute": time.perf_counter() - read}
+        return Receipt(INSIDE, item, seconds=seconds, bytes_read=2 * held[0].nbytes)
+
+    def _inside(self, slab: int, upper: int, lower: int, held: Layers) -> Inside:
+        stack = self.stage.stack.stack({slab: held})
+        pair = self.stage.prior.pair(self.stage.prior.slant_score, self.stage.stack.canvas_size_um)
+        whole = has_structure(held[upper]) and has_structure(held[lower])
+        return stack.between_layers(slab, upper, lower, pair if whole else lambda *_, **__: NOTHING)
+
+
+@dataclass(frozen=True)
+class SolveWork:
+    """Finds all poses at once.
+
+    Attributes:
+        anchors: poses by hand.
+    """
+
+    stage: Stage
+    anchors: Mapping[int, Rigid]
+
+    def __call__(self, item: int) -> Receipt:
+        """Read every pair and inside, solve, and write down what became of them.
+
+        Raises:
+            RunError: nothing can be told of any seam.
+        """
+        began = time.perf_counter()
+        edges = [edge_of(get(self.stage.folder, pair_key(*pair))) for pair in self.stage.pairs]
+        insides = [inside_of(get(self.stage.folder, inside_key(*layers))) for layers in self.stage.insides]
+        if not any(edge.trust for edge in edges):
+            best = max(edge.estimate.confidence for edge in edges)
+            raise RunError(
+                f"register: no pair of slabs was trusted, the best had a confidence of {best:.2f}; give a wider "
+                "max_shift or max_angle_rad, a larger --window, another --score, or slabs with tissue"
+            )
+        solution = solve_stack(
+            edges, insides, count=len(self.stage.stack.layers), radius=self.stage.stack.radius_um, anchors=self.anchors
+        )
+        put(self.stage.folder, FOUND, told_solution(edges, solution))
+        return Receipt(SOLVE, item, seconds={"compute": time.perf_counter() - began})
+
+
+@dataclass(frozen=True)
+class FoundStack:
+    """What `solve` wrote.
+
+    Attributes:
+        poses: reconstruction_from_slab.
+        motions: upper_from_lower as it was seen, of the pairs that were trusted and that no others contradict.
+        trusted, pairs: how many.
+        bridged: slabs whose pose is interpolated.
+    """
+
+    poses: tuple[Rigid, ...]
+    motions: Mapping[Pair, Rigid]
+    trusted: int
+    pairs: int
+    bridged: tuple[int, ...]
+
+    def above(self, slab: int) -> int | None:
+        """The nearest slab above that such a pair joins it to."""
+        return max((upper for upper, lower in self.motions if lower == slab), default=None)
+
+    @classmethod
+    def read(cls, folder: Folder) -> FoundStack:
+        """From the product."""
+        stored = get(folder, FOUND)
+        honest = [pair for pair in stored["pairs"] if pair["weight"] >= HONEST]
+        motions = {(pair["upper"], pair["lower"]): edge_of(pair).estimate.transform for pair in honest}
+        trusted = sum(pair["weight"] > 0 for pair in stored["pairs"])
+        poses = tuple(map(motion_of, stored["poses"]))
+        return cls(poses, motions, trusted, len(stored["pairs"]), tuple(stored["bridged"]))
+
+
+def has_structure(layers: Layers) -> bool:
+    """Whether something is known of them that is not all of one value."""
+    known = layers[np.isfinite(layers)]
+    return bool(known.size) and bool(np.ptp(known) > 0)
+
+
+# ---------------------------------------------------------------------- as JSON
+
+
+def told(motion: Rigid) -> dict[str, Any]:
+    """A motion as JSON, to the last bit."""
+    return {"angle_rad": float(motion.angle_rad), "shift_um": [float(part) for part in motion.shift]}
+
+
+def motion_of(stored: Mapping[str, Any]) -> Rigid:
+    """What `told` told."""
+    return Rigid(stored["angle_rad"], two(stored["shift_um"]))
+
+
+def told_edge(edge: Edge) -> dict[str, Any]:
+    """An edge as JSON."""
+    place = {"upper": edge.upper, "lower": edge.lower, "depth": edge.depth, "layers": edge.layers}
+    return place | _told_estimate(edge.estimate)
+
+
+def edge_of(stored: Mapping[str, Any]) -> Edge:
+    """What `told_edge` told."""
+    return Edge(stored["upper"], stored["lower"], stored["depth"], stored["layers"], _estimate_of(stored))
+
+
+def told_inside(inside: Inside) -> dict[str, Any]:
+    """A motion inside a slab as JSON."""
+    place = {"slab": inside.slab, "depth": inside.depth, "layers": inside.layers}
+    return place | _told_estimate(inside.estimate)
+
+
+def inside_of(stored: Mapping[str, Any]) -> Inside:
+    """What `told_inside` told."""
+    return Inside(stored["slab"], stored["depth"], stored["layers"], _estimate_of(stored))
+
+
+def told_solution(edges: list[Edge], solution: StackSolution) -> dict[str, Any]:
+    """Poses, and every pair with the weight that it was given."""
+    pairs = [told_edge(edge) | {"weight": solution.weights[edge.upper, edge.lower]} for edge in edges]
+    return {"poses": list(map(told, solution.poses)), "bridged": list(solution.bridged), "pairs": pairs}
+
+
+def pair_key(upper: int, lower: int) -> str:
+    """Where a pair is written, in the product."""
+    return f"pairs/{upper:03d}-{lower:03d}.json"
+
+
+def inside_key(slab: int, upper: int, lower: int) -> str:
+    """Where a motion inside a slab is written."""
+    return f"inside/{slab:03d}-{upper}-{lower}.json"
+
+
+def _told_estimate(estimate: PairEstimate) -> dict[str, Any]:
+    return told(estimate.transform) | {"confidence": float(estimate.confidence), "accepted": bool(estimate.accepted)}
+
+
+def _estimate_of(stored: Mapping[str, Any]) -> PairEstimate:
+    return PairEstimate(motion_of(stored), stored["confidence"], stored["accepted"])
+
+
+def _moved(one: Any, motion: Rigid) -> Any:
+    return replace(one, estimate=replace(one.estimate, transform=motion))
+
+
+def put(folder: Folder, key: str, content: Mapping[str, Any]) -> None:
+    """Write what a task found, whole or not at all."""
+    folder.put(key, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def get(folder: Folder, key: str) -> Any:
+    """What a task found.
+
+    Raises:
+        RunError: it is gone.
+    """
+    stored = folder.get(key)
+    if stored is None:
+        raise RunError(f"{folder.location}/{key}: is missing, though it was made; give --restart")
+    return json.loads(stored)
