@@ -31,7 +31,7 @@ def close(one, other, shift=1e-3, angle=1e-5):
 @pytest.mark.parametrize(
     ("score", "shift", "angle"),
     [
-        ("likelihood", 0.05, 0.001),
+        ("likelihood", 0.1, 0.001),
         ("mutual-information", 0.3, 0.005),
         ("pixel_ncc", 0.3, 0.005),
         ("ncc", 0.5, 0.01),
@@ -216,7 +216,7 @@ GOOD = np.random.default_rng(1).normal(size=(3, 40, 40))
         (GOOD, GOOD, {"max_shift": 0.7}, "0 to 0.5"),
         (GOOD, GOOD, {"max_shift": math.nan}, "max_shift is nan"),
         (GOOD, GOOD, {"max_angle_rad": 4}, "max_angle_rad is 4"),
-        (GOOD, GOOD, {"voxel_size_um": 0.5}, "voxel_size_um is 0.5"),
+        (GOOD, GOOD, {"voxel_size_um": 0.5}, r"voxel_size_um is \(0.5,\)"),
         (GOOD, GOOD, {"voxel_size_um": (1, 0)}, "above 0"),
         (GOOD, GOOD, {"voxel_size_um": (1, 1, math.nan)}, "above 0"),
         (GOOD, GOOD, {"voxel_size_um": (1, 1, 1, 1)}, r"give \(z, y, x\)"),
