@@ -216,7 +216,7 @@ GOOD = np.random.default_rng(1).normal(size=(3, 40, 40))
         (GOOD, GOOD, {"max_shift": 0.7}, "0 to 0.5"),
         (GOOD, GOOD, {"max_shift": math.nan}, "max_shift is nan"),
         (GOOD, GOOD, {"max_angle_rad": 4}, "max_angle_rad is 4"),
-        (GOOD, GOOD, {"voxel_size_um": 0.5}, r"voxel_size_um is \(0.5,\)"),
+        (GOOD, GOOD, {"voxel_size_um": 0.5}, r"voxel_size_um is \[0.5\]"),
         (GOOD, GOOD, {"voxel_size_um": (1, 0)}, "above 0"),
         (GOOD, GOOD, {"voxel_size_um": (1, 1, math.nan)}, "above 0"),
         (GOOD, GOOD, {"voxel_size_um": (1, 1, 1, 1)}, r"give \(z, y, x\)"),

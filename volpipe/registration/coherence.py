@@ -26,6 +26,7 @@ FORGETTING = torch.tensor([0.7, 1.0, 1.3, 1.6, 1.8], dtype=torch.float64)  # p
 STEEPNESS = torch.tensor([0.5, 1.0, 1.5, 2.0], dtype=torch.float64)  # q
 RATES = torch.logspace(-2, 2.5, 28, dtype=torch.float64)  # r
 MOST = 0.999  # coherence of neighbouring layers
+ROUNDING = 1e-9  # of a weight; a score has no unit, and where no tissue is left, rounding would be all of it
 SUREST = 0.03  # least eigenvalue of a covariance of unit variances: what a window tells is no surer
 
 
@@ -61,39 +62,44 @@ def rings(size: tuple[int, int], spacing: tuple[float, float]) -> Tensor:
     return place.long().clamp(max=RINGS)
 
 
-def coherence(spectra: Sequence[Tensor], ring: Tensor) -> Coherence:
+def coherence(spectra: Sequence[Tensor], depths: Sequence[Tensor], ring: Tensor) -> Coherence:
     """Fit the model to what was measured inside each slab.
 
     Args:
-        spectra: of each slab, (k, h, w // 2 + 1) of its layers, in their order; one of them has several.
+        spectra: of each slab, (k, h, w // 2 + 1) of its layers; one of them has several.
+        depths: of each slab, (k,) where its layers lie.
         ring: of each frequency.
     """
-    reach = max(map(len, spectra))
+    reach = 1 + max(int(depth[-1] - depth[0]) for depth in depths)
     cross, pairs = torch.zeros(reach, RINGS, dtype=torch.float64), torch.zeros(reach, 1, dtype=torch.float64)
-    for layers in spectra:
-        for distance in range(len(layers)):
-            upto = len(layers) - distance
-            cross[distance] += _by_ring((layers[:upto] * layers[distance:].conj()).real.sum(0), ring)
-            pairs[distance] += upto
+    for layers, depth in zip(spectra, depths, strict=True):
+        for distance in range(reach):
+            near, far = torch.nonzero(depth[None, :] - depth[:, None] == distance, as_tuple=True)
+            cross[distance] += _by_ring((layers[near] * layers[far].conj()).real.sum(0), ring)
+            pairs[distance] += len(near)
     members = torch.bincount(ring.flatten(), minlength=RINGS + 1)[:RINGS].double()
     power = cross[0] / pairs[0]
-    rho = cross / pairs / power.clamp_min(1e-30)
+    rho = cross / pairs.clamp_min(1) / power.clamp_min(1e-30)
     return Coherence(power / members.clamp_min(1), *_fitted(rho[1:], members * pairs[1:]))
 
 
-def weights(model: Coherence, gap: int, layers: tuple[int, int]) -> Tensor:
+def weights(model: Coherence, gap: int, above: Tensor, below: Tensor) -> Tensor:
     """B of `Re sum_f exp(i f t) u(f)^H B(f) l(f)`, for layers of unit power: (RINGS, upper layers, lower layers).
 
     It is the cross term of the Gaussian log-likelihood of both slabs' layers together: minus the block of their inverse
-    covariance. Layer i of the upper and j of the lower slab are `gap + 1 + i + j` apart.
+    covariance.
+
+    Args:
+        model: of both slabs.
+        gap: layers lost.
+        above, below: depths of the upper and lower layers; two are `gap + 1 + above + below` apart.
     """
-    above, below = (torch.arange(n, dtype=torch.float64) for n in layers)
-    place = torch.cat([-1 - above, gap + below])
+    place = torch.cat([-1.0 - above, float(gap) + below])
     covariance = model.at(place[:, None] - place[None, :]).permute(2, 0, 1)
     value, vector = torch.linalg.eigh(covariance)
     inverse = (vector / value.clamp_min(SUREST)[:, None, :]) @ vector.mT
-    cross: Tensor = -inverse[:, : layers[0], layers[0] :]
-    return cross
+    cross = -inverse[:, : len(above), len(above) :]
+    return torch.where(cross.abs() > ROUNDING, cross, 0)
 
 
 def _by_ring(values: Tensor, ring: Tensor) -> Tensor:
@@ -110,9 +116,8 @@ def _fitted(rho: Tensor, count: Tensor) -> tuple[Tensor, Tensor, float]:
     distance = torch.arange(1, len(rho) + 1, dtype=torch.float64)
     frequency = (torch.arange(RINGS, dtype=torch.float64) + 0.5) / RINGS
     found = [_best(rho, count, frequency, distance**p) for p in FORGETTING]
-    misfit, share, rate = min(found, key=lambda one: one[0])
-    forgetting = float(FORGETTING[[one[0] for one in found].index(misfit)])
-    return share, rate, forgetting
+    best = min(range(len(found)), key=lambda i: found[i][0])
+    return found[best][1], found[best][2], float(FORGETTING[best])
 
 
 def _best(rho: Tensor, count: Tensor, frequency: Tensor, far: Tensor) -> tuple[float, Tensor, Tensor]:

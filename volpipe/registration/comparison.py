@@ -31,7 +31,7 @@ class Surface:
 
     Attributes:
         score: (rows, columns); element (i, j) is the shift by (i, j) voxels, from the end: by (i - rows, j - columns).
-        overlap: (rows, columns), share of the windows that lie on each other there.
+        overlap: (rows, columns), share of what is known of the windows that lies on each other there.
     """
 
     score: Tensor
@@ -69,6 +69,11 @@ def correlated(fixed: Tensor, moving: Tensor, canvas: tuple[int, int]) -> Tensor
     products = torch.fft.rfft2(fixed, s=canvas) * torch.fft.rfft2(moving, s=canvas).conj()
     sums: Tensor = torch.fft.irfft2(products, s=canvas)
     return sums
+
+
+def most_in_common(fixed: Tensor, moving: Tensor) -> Tensor:
+    """The largest sum of products that two weights of 0 to 1 can have, of which an overlap is a share."""
+    return torch.minimum(fixed.sum(), moving.sum()).clamp_min(1e-6)
 
 
 def centred(images: Tensor, canvas: tuple[int, int]) -> Tensor:

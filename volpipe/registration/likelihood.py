@@ -13,6 +13,8 @@ change; with more than LAYERS a side it looks at the nearest, and at all to fit 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache, partial
 
 import torch
@@ -20,7 +22,7 @@ from torch import Tensor
 
 from volpipe.errors import GeometryError
 from volpipe.registration.coherence import Coherence, coherence, rings, weights
-from volpipe.registration.comparison import Prepared, Surface, centred, correlated
+from volpipe.registration.comparison import Prepared, Surface, centred, correlated, most_in_common
 from volpipe.registration.ranks import normal_scores
 from volpipe.registration.window import Window, pooled, taper
 
@@ -33,22 +35,31 @@ def likelihood(upper: Window, lower: Window, gap: int) -> Prepared:
     Raises:
         GeometryError: both slabs have a single layer.
     """
-    if max(len(upper.layers), len(lower.layers)) < 2:
+    if max(upper.given, lower.given) < 2:
         raise GeometryError("register_pair: the likelihood needs two layers in a slab, to see how tissue changes with "
                             "depth; give more layers, or score 'ncc'")  # fmt: skip
-    scores = (normal_scores(upper), normal_scores(lower))
-    weight = (upper.known.mean(0), lower.known.mean(0))
-    return cache(partial(_at, scores, weight, upper.spacing, gap))
+    above, below = _Slab.of(upper), _Slab.of(lower)
+    return cache(lambda factor: Likelihood(above.at(factor), below.at(factor), gap))
 
 
-def _at(
-    scores: tuple[Tensor, Tensor], known: tuple[Tensor, Tensor], spacing: tuple[float, float], gap: int, factor: int
-) -> Likelihood:
-    rows, columns = pooled(known[0][None], factor).shape[-2:]
-    fade = taper((rows, columns), factor)
-    above, below = (pooled(layers, factor) * fade for layers in scores)
-    faded = tuple(pooled(one[None], factor)[0] * fade for one in known)
-    return Likelihood(above, below, faded, (spacing[0] * factor, spacing[1] * factor), gap)
+@dataclass(frozen=True)
+class _Slab:
+    """Normal scores of a slab's layers, (k, h, w), the share that is known, (h, w), their depths, (k,), and (y, x)."""
+
+    scores: Tensor
+    known: Tensor
+    depth: Tensor
+    spacing: tuple[float, float]
+
+    @classmethod
+    def of(cls, window: Window) -> _Slab:
+        return cls(normal_scores(window), window.known.mean(0), window.depth, window.spacing)
+
+    def at(self, factor: int) -> _Slab:
+        """Joined and faded."""
+        scores, known = pooled(self.scores, factor), pooled(self.known[None], factor)[0]
+        fade = taper((known.shape[0], known.shape[1]), factor)
+        return _Slab(scores * fade, known * fade, self.depth, (self.spacing[0] * factor, self.spacing[1] * factor))
 
 
 class Likelihood:
@@ -57,18 +68,16 @@ class Likelihood:
     The images that move are the lower slab's nearest layers, and its weight as the last one.
     """
 
-    def __init__(
-        self, above: Tensor, below: Tensor, known: tuple[Tensor, ...], spacing: tuple[float, float], gap: int
-    ) -> None:
-        self.spacing = spacing
-        self.moving = torch.cat([below[:LAYERS], known[1][None]])
-        self._above, self._weight = above[:LAYERS], known[0]
-        self._area = float((known[0] * known[1]).sum().clamp_min(1e-6))
-        size = (above.shape[-2], above.shape[-1])
-        ring = rings(size, spacing)
-        model = coherence([torch.fft.rfft2(above), torch.fft.rfft2(below)], ring)
-        self._weights = _by_power(model, weights(model, gap, (len(self._above), len(self.moving) - 1)))
-        self._filtered, self._image = cache(self._filtered_on), cache(self._image_on)
+    def __init__(self, above: _Slab, below: _Slab, gap: int) -> None:
+        self.spacing = above.spacing
+        self.moving = torch.cat([below.scores[:LAYERS], below.known[None]])
+        size = (int(above.known.shape[0]), int(above.known.shape[1]))
+        self._weight, self._area = above.known, most_in_common(above.known, below.known)
+        spectra = [torch.fft.rfft2(slab.scores) for slab in (above, below)]
+        model = coherence(spectra, (above.depth, below.depth), rings(size, self.spacing))
+        matrix = _by_power(model, weights(model, gap, above.depth[:LAYERS], below.depth[:LAYERS]))
+        self._filtered = cache(partial(_filtered, above.scores[:LAYERS], matrix, self.spacing))
+        self._image = cache(partial(_image, self._filtered, size))
 
     def surface(self, turned: Tensor, canvas: tuple[int, int]) -> Surface:
         """See `comparison.Comparison`."""
@@ -83,17 +92,18 @@ class Likelihood:
         overlap = (centred(self._weight, canvas) * moved[-1]).sum() / self._area
         return (self._image(canvas) * moved[:-1]).sum() / overlap.clamp_min(1e-3).sqrt()
 
-    def _image_on(self, canvas: tuple[int, int]) -> Tensor:
-        """The filtered upper layers, in the middle of a canvas."""
-        size = self._weight.shape
-        down, across = ((n - m) // 2 for n, m in zip(canvas, size, strict=True))
-        return torch.roll(torch.fft.irfft2(self._filtered(canvas), s=canvas), (down, across), (-2, -1))
 
-    def _filtered_on(self, canvas: tuple[int, int]) -> Tensor:
-        """B u: for each lower layer, (lower layers, rows, columns // 2 + 1)."""
-        ring = rings(canvas, self.spacing)
-        spectra = torch.fft.rfft2(self._above, s=canvas)
-        return torch.stack([(spectra * each[:, ring]).sum(0) for each in self._weights.unbind(-1)])
+def _filtered(above: Tensor, matrix: Tensor, spacing: tuple[float, float], canvas: tuple[int, int]) -> Tensor:
+    """B u: for each lower layer, (lower layers, rows, columns // 2 + 1)."""
+    ring = rings(canvas, spacing)
+    spectra = torch.fft.rfft2(above, s=canvas)
+    return torch.stack([(spectra * each[:, ring]).sum(0) for each in matrix.unbind(-1)])
+
+
+def _image(filtered: Callable[[tuple[int, int]], Tensor], size: tuple[int, int], canvas: tuple[int, int]) -> Tensor:
+    """The filtered upper layers, in the middle of a canvas."""
+    down, across = ((n - m) // 2 for n, m in zip(canvas, size, strict=True))
+    return torch.roll(torch.fft.irfft2(filtered(canvas), s=canvas), (down, across), (-2, -1))
 
 
 def _by_power(model: Coherence, matrix: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
     upper, lower --facing--> Window --score--> Comparison at a coarse and a fine scale
         coarse   every angle and shift of the prior        -> up to CANDIDATES places
-        fine     around each, then closer around the best  -> mean, or where it is sharper than a voxel, its peak
+        fine     around each                               -> mean of the best, or where it is sharper than a voxel,
+                                                              the peak, by Adam
 
 Convention: a point p = (y, x) of the lower window, from its centre ((h - 1) / 2, (w - 1) / 2), lies at R p + shift in
 the upper one, with x' = cos(a) x - sin(a) y + tx, y' = sin(a) x + cos(a) y + ty (`geometry.transform`); in voxels, or
@@ -13,18 +14,20 @@ in micrometres where a voxel size is given. The prior is a box: `around`, give o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from numbers import Integral
+from typing import Any
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from volpipe.errors import GeometryError
 from volpipe.geometry import Rigid
-from volpipe.registration.comparison import Comparison, Score
+from volpipe.registration.comparison import LEAST_OVERLAP, Comparison, Score
 from volpipe.registration.estimate import PairEstimate
 from volpipe.registration.refine import refined
 from volpipe.registration.scores import score_of
-from volpipe.registration.search import TEMPER, Landscape, Mode, Reach, landscape, modes
+from volpipe.registration.search import Landscape, Mode, Prior, landscape, modes
 from volpipe.registration.window import facing
 
 COARSE, FINE = 128, 256  # voxels across that the two scales work with
@@ -33,10 +36,10 @@ LIGHTEST = 0.05  # of the heaviest place's mass: a lighter one is not looked at 
 TOLERANCE = 0.02  # of the width: a shift that is this close is a success
 TOLERANCE_RAD = 0.01
 WIDER = (3.0, 1.6)  # times the tolerances of angle and shift: how far around a place the fine scale looks
+BEYOND = 1.3  # times the prior: an edge that the fine scale cannot see beyond draws the mean inwards
 LATEST = 0.9  # voxels: a posterior that is narrower is narrower than the grid
-CALIBRATION = (
-    0.35  # of the posterior's share: what it calls 0.4 and 0.03 is right in 9 and 3 of 10 (light-sheet, n = 480)
-)
+# of the posterior's share: what it calls 0.4 and 0.03 is right in 9 and 3 of 10 (light-sheet, n = 480)
+CALIBRATION = 0.35
 ACCEPTED = 0.9  # confidence
 MIDDLE = Rigid()
 
@@ -76,47 +79,51 @@ def register_pair(
     above, below = facing(upper, lower, spacing)
     prepared = score_of(score)(above, below, gap)
     size, width = min(above.size), _width(above.size, spacing)
-    prior, near = Reach(max_angle_rad, (max_shift * width,) * 2), _tolerances(size, width)
-    places = _places(landscape(prepared(_factor(size, COARSE)), around, prior), near)
-    motion, share = _best(prepared(_factor(size, FINE)), places, near, width)
+    prior, near = Prior(around, max_angle_rad, (max_shift * width,) * 2), _tolerances(size, width)
+    _check_overlap(above.size, spacing, prior)
+    places = _places(landscape(prepared(_factor(size, COARSE)), prior), near)
+    motion, share = _best(prepared(_factor(size, FINE)), places, prior, near)
     confidence = share**CALIBRATION
-    return PairEstimate(_within_prior(motion, around, prior), confidence, confidence >= ACCEPTED)
+    return PairEstimate(motion, confidence, confidence >= ACCEPTED)
 
 
-def _tolerances(size: int, width: float) -> Reach:
-    """What is a success: no window tells an angle that moves its sides by less than half a voxel."""
-    return Reach(max(TOLERANCE_RAD, 1 / size), (TOLERANCE * width,) * 2)
+def _tolerances(size: int, width: float) -> tuple[float, float]:
+    """What is a success, angle and shift: no window tells an angle that moves its sides by less than half a voxel."""
+    return max(TOLERANCE_RAD, 1 / size), TOLERANCE * width
 
 
-def _places(wide: Landscape, near: Reach) -> list[Mode]:
-    places = modes(wide, CANDIDATES, 2 * near.angle_rad, near.shift[0])
+def _places(wide: Landscape, near: tuple[float, float]) -> list[Mode]:
+    places = modes(wide, CANDIDATES, 2 * near[0], near[1])
     return [place for place in places if place.mass >= LIGHTEST * places[0].mass]
 
 
-def _best(fine: Comparison, places: Sequence[Mode], near: Reach, width: float) -> tuple[Rigid, float]:
+def _best(fine: Comparison, places: Sequence[Mode], prior: Prior, near: tuple[float, float]) -> tuple[Rigid, float]:
     """The motion that the fine scale finds, and the share of all that is likely that lies within the tolerances."""
-    reach = Reach(WIDER[0] * near.angle_rad, (WIDER[1] * near.shift[0],) * 2)
-    found = [landscape(fine, place.motion, reach) for place in places]
+    wide = prior.times(BEYOND)
+    around = [wide.near(wide.clamped(place.motion), WIDER[0] * near[0], WIDER[1] * near[1]) for place in places]
+    found = [landscape(fine, part) for part in around]
     likely = _likely(found)
     best = max(range(len(found)), key=lambda i: likely[i])
-    mode = modes(found[best], 1, 2 * near.angle_rad, 2 * near.shift[0])[0]
-    inside = float((found[best].posterior() * found[best].near(mode.motion, near.angle_rad, near.shift[0])).sum())
+    mode = modes(found[best], 1, 2 * near[0], 2 * near[1])[0]
+    inside = float((found[best].posterior() * found[best].near(mode.motion, *near)).sum())
     looked_at = sum(place.mass for place in places)
-    return _sharpened(fine, mode, width), min(1.0, likely[best] * inside * looked_at)
+    return _sharpened(fine, mode, prior), min(1.0, likely[best] * inside * looked_at)
 
 
 def _likely(found: Sequence[Landscape]) -> list[float]:
     """The share of each place."""
     peak = max(one.peak for one in found)
-    log = [float((one.height.double() * (peak / TEMPER)).flatten().logsumexp(0)) for one in found]
+    log = [float(one.log_likely(peak).flatten().logsumexp(0)) for one in found]
     shares = [math.exp(one - max(log)) for one in log]
     return [share / sum(shares) for share in shares]
 
 
-def _sharpened(fine: Comparison, mode: Mode, width: float) -> Rigid:
+def _sharpened(fine: Comparison, mode: Mode, prior: Prior) -> Rigid:
     """The mean, unless it lies within a voxel: then the grid is too coarse for it, and the score itself is climbed."""
-    spread = max(mode.spread[1], mode.spread[0] * width / 2)
-    return refined(fine, mode.motion) if spread < LATEST * min(fine.spacing) else mode.motion
+    motion = prior.clamped(mode.motion)
+    half = min(n * voxel for n, voxel in zip(fine.moving.shape[-2:], fine.spacing, strict=True)) / 2
+    spread = max(mode.spread[1], mode.spread[0] * half)
+    return refined(fine, motion, prior) if spread < LATEST * min(fine.spacing) else motion
 
 
 def _factor(size: int, voxels: int) -> int:
@@ -127,24 +134,16 @@ def _width(size: tuple[int, int], spacing: tuple[float, float]) -> float:
     return min(n * voxel for n, voxel in zip(size, spacing, strict=True))
 
 
-def _within_prior(motion: Rigid, around: Rigid, prior: Reach) -> Rigid:
-    def clamped(value: float, middle: float, reach: float) -> float:
-        return min(max(value, middle - reach), middle + reach)
-
-    shift = [clamped(*one) for one in zip(motion.shift, around.shift, prior.shift, strict=True)]
-    return Rigid(clamped(motion.angle_rad, around.angle_rad, prior.angle_rad), (shift[0], shift[1]))
-
-
 def _spacing(voxel_size_um: Sequence[float] | None) -> tuple[float, float]:
     if voxel_size_um is None:
         return 1.0, 1.0
-    sizes = tuple(voxel_size_um) if isinstance(voxel_size_um, Iterable) else (voxel_size_um,)
+    sizes = np.atleast_1d(voxel_size_um).tolist()
     if len(sizes) not in (2, 3) or not all(math.isfinite(size) and size > 0 for size in sizes):
         raise GeometryError(f"register_pair: voxel_size_um is {sizes}; give (z, y, x) or (y, x), above 0")
     return float(sizes[-2]), float(sizes[-1])
 
 
-def _checked(gap_layers: int, max_shift: float, max_angle_rad: float) -> int:
+def _checked(gap_layers: Any, max_shift: float, max_angle_rad: float) -> int:
     if isinstance(gap_layers, bool) or not isinstance(gap_layers, Integral) or gap_layers < 0:
         raise GeometryError(f"register_pair: gap_layers is {gap_layers}; give a whole number of layers, 0 or more")
     if not 0 <= max_shift <= 0.5:
@@ -152,3 +151,12 @@ def _checked(gap_layers: int, max_shift: float, max_angle_rad: float) -> int:
     if not 0 <= max_angle_rad <= math.pi:
         raise GeometryError(f"register_pair: max_angle_rad is {max_angle_rad}; give 0 to pi")
     return int(gap_layers)
+
+
+def _check_overlap(size: tuple[int, int], spacing: tuple[float, float], prior: Prior) -> None:
+    """Somewhere in the prior the windows lie on each other (told without the turn)."""
+    shift = prior.clamped(Rigid()).shift
+    overlap = math.prod(max(0.0, 1 - abs(s) / (n * voxel)) for s, n, voxel in zip(shift, size, spacing, strict=True))
+    if overlap < LEAST_OVERLAP:
+        raise GeometryError(f"register_pair: around {prior.middle.shift} the windows overlap by {overlap:.2f} at most; "
+                            f"give windows and a prior that overlap by {LEAST_OVERLAP}")  # fmt: skip

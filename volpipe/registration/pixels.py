@@ -20,13 +20,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from volpipe.registration.comparison import Prepared, Surface, centred, correlated
+from volpipe.registration.comparison import Prepared, Surface, centred, correlated, most_in_common
 from volpipe.registration.ranks import normal_scores
 from volpipe.registration.window import Window, taper
 
 PATCH = 4  # voxels and layers
 BINS = 8
 TINY = 1e-6
+FLAT = 1e-3  # of a layer's variance: a part that varies less has no structure, and no correlation
 
 Pairs = tuple[tuple[int, int], ...]
 
@@ -66,7 +67,7 @@ class Products:
 
     @property
     def _area(self) -> Tensor:
-        return (self.fixed[-1] * self.moving[-1]).sum().clamp_min(TINY)
+        return most_in_common(self.fixed[-1], self.moving[-1])
 
     def _summed(self, product: Callable[[int, int], Tensor]) -> Tensor:
         return torch.stack([_total([product(i, j) for i, j in pairs]) for pairs in self.sums])
@@ -88,7 +89,7 @@ def pixel_ncc(upper: Window, lower: Window, gap: int) -> Prepared:
 
 def cosine(upper: Window, lower: Window, gap: int) -> Prepared:
     """Cosine of the two facing layers where they lie on each other: the manuscript's `2d` (a `comparison.Score`)."""
-    sums: tuple[Pairs, ...] = (((0, 0),), ((1, 2),), ((2, 1),))
+    sums: tuple[Pairs, ...] = (((0, 0),), ((1, 2),), ((2, 1),), ((2, 2),))
     return _at_scales(upper, lower, lambda above, below: Products(
         _moments(above), _moments(below), above.spacing, sums, _cosine, _as_they_are))  # fmt: skip
 
@@ -162,7 +163,9 @@ def _per_overlap(sums: Tensor, overlap: Tensor) -> Tensor:
 
 
 def _cosine(sums: Tensor, overlap: Tensor) -> Tensor:
-    cosine_there: Tensor = sums[0] / (sums[1] * sums[2]).clamp_min(TINY).sqrt()
+    both, above2, below2, count = sums
+    least = FLAT * count.clamp_min(TINY)
+    cosine_there: Tensor = both / (above2.clamp_min(least) * below2.clamp_min(least)).sqrt()
     return cosine_there * overlap.clamp_min(TINY).sqrt()
 
 
@@ -170,7 +173,8 @@ def _pearson(sums: Tensor, overlap: Tensor) -> Tensor:
     both, above, below, above2, below2, count = sums
     count = count.clamp_min(TINY)
     covariance = both - above * below / count
-    variances = (above2 - above**2 / count).clamp_min(TINY) * (below2 - below**2 / count).clamp_min(TINY)
+    least = FLAT * count
+    variances = (above2 - above**2 / count).clamp_min(least) * (below2 - below**2 / count).clamp_min(least)
     correlation: Tensor = covariance / variances.sqrt()
     return correlation * overlap.clamp_min(TINY).sqrt()
 

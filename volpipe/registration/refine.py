@@ -6,43 +6,59 @@ grid; there the score itself, which is smooth, is climbed.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
+from torch import Tensor
 
 from volpipe.geometry import Rigid
 from volpipe.registration.comparison import Comparison
 from volpipe.registration.resample import moved
+from volpipe.registration.search import Prior
 
-STEPS = 12
-PACE = 0.25  # voxels, of the first steps; it shrinks to a twentieth
+STEPS = 10
+PACE = 0.25  # voxels, of the first step
+SLOWER = 0.05 ** (1 / STEPS)  # from step to step: the last one is a twentieth
+BETAS = (0.8, 0.95)  # what is remembered of the slope and of its square (Kingma & Ba 2015): little, of few steps
+MOST = 1.5  # voxels that the shift, or a point at half the width, may go from the start
 
 
-def refined(comparison: Comparison, start: Rigid, most: float = 1.5) -> Rigid:
+def refined(comparison: Comparison, start: Rigid, prior: Prior) -> Rigid:
     """Climb from a motion; the best motion met.
 
     Args:
         comparison: the windows, at a scale.
-        start: `upper_from_lower`, within a voxel or so.
-        most: voxels that the shift, or a point at half the width, may go from there.
+        start: `upper_from_lower`, within a voxel or so; of the prior.
+        prior: no step leaves it.
     """
-    size = (int(comparison.moving.shape[-2]), int(comparison.moving.shape[-1]))
     voxel = min(comparison.spacing)
-    half = max(n * s for n, s in zip(size, comparison.spacing, strict=True)) / 2
+    half = max(n * s for n, s in zip(comparison.moving.shape[-2:], comparison.spacing, strict=True)) / 2
     unit = torch.tensor([voxel / half, voxel, voxel], dtype=torch.float64)  # of a step: what moves points by one voxel
     origin = torch.tensor([start.angle_rad, *start.shift], dtype=torch.float64)
-    steps = torch.zeros(3, dtype=torch.float64, requires_grad=True)
-    climb = torch.optim.Adam([steps], lr=PACE, betas=(0.8, 0.95))
-    slower = torch.optim.lr_scheduler.ExponentialLR(climb, 0.05 ** (1 / STEPS))
-    best, best_value = steps.detach().clone(), -torch.inf
-    for _ in range(STEPS):
-        motion = (origin + steps * unit).float()
-        value = comparison.value(moved(comparison.moving, (motion[0], motion[1], motion[2]), comparison.spacing))
-        if float(value.detach()) > best_value:
-            best, best_value = steps.detach().clone(), float(value.detach())
-        climb.zero_grad()
-        torch.autograd.backward(-value / value.detach().abs().clamp_min(1e-12))
-        climb.step()
-        slower.step()
-        with torch.no_grad():
-            steps.clamp_(-most, most)
-    angle, row, column = (origin + best * unit).tolist()
-    return Rigid(angle, (row, column))
+    low, high = ((torch.tensor(side, dtype=torch.float64) - origin) / unit for side in zip(*prior.bounds, strict=True))
+
+    def value(steps: Tensor) -> Tensor:
+        angle, row, column = (origin + steps * unit).float()
+        return comparison.value(moved(comparison.moving, (angle, row, column), comparison.spacing))
+
+    steps = _climbed(value, low.clamp(-MOST, 0), high.clamp(0, MOST))
+    angle, row, column = (origin + steps * unit).tolist()
+    return prior.clamped(Rigid(angle, (row, column)))
+
+
+def _climbed(value: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
+    """Adam from 0 within bounds; the best place met. (torch.optim's takes a second to load.)"""
+    best, best_value = torch.zeros_like(low), -math.inf
+    here, slope, square = best, torch.zeros_like(low), torch.zeros_like(low)
+    for step in range(1, STEPS + 1):
+        here = here.detach().requires_grad_()
+        found = value(here)
+        if float(found.detach()) > best_value:
+            best, best_value = here.detach(), float(found.detach())
+        (up,) = torch.autograd.grad(found / found.detach().abs().clamp_min(1e-12), here)
+        slope, square = slope.lerp(up, 1 - BETAS[0]), square.lerp(up**2, 1 - BETAS[1])
+        unbiased = slope / (1 - BETAS[0] ** step), square / (1 - BETAS[1] ** step)
+        by = PACE * SLOWER ** (step - 1) * unbiased[0] / (unbiased[1].sqrt() + 1e-8)
+        here = (here.detach() + by).clamp(low, high)
+    return best

@@ -23,27 +23,55 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 
 from volpipe.geometry import Rigid
+from volpipe.geometry.transform import Vector
 from volpipe.registration.comparison import LEAST_OVERLAP, Comparison
 from volpipe.registration.resample import moved
 
 TEMPER = 4.0
-BEYOND = 1.0  # voxels and steps of the angle that are searched beyond the prior, so that its edge is no worse
+BEYOND = 1.0  # voxels that are searched beyond the prior, so that its edge is no worse
+LOWEST = 1e-3  # of a peak: with none, all that is searched is about as likely
 SAMPLE = 7  # every 7th shift tells the scatter
+MOST_SAMPLES = 2**20
 
 
 @dataclass(frozen=True)
-class Reach:
-    """What is searched, about a motion.
+class Prior:
+    """What may be: a box of motions.
 
     Attributes:
-        angle_rad: to both sides.
+        middle: `upper_from_lower`.
+        angle_rad: to both sides of it.
         shift: (y, x), to both sides, in the unit of shifts.
-        step: of the angle, in voxels at half the window's width.
     """
 
+    middle: Rigid
     angle_rad: float
-    shift: tuple[float, float]
-    step: float = 1.0
+    shift: Vector
+
+    @property
+    def bounds(self) -> tuple[tuple[float, float], ...]:
+        """(lowest, highest) angle, shift in y, shift in x."""
+        sides = zip(_numbers(self.middle), (self.angle_rad, *self.shift), strict=True)
+        return tuple((middle - reach, middle + reach) for middle, reach in sides)
+
+    def clamped(self, motion: Rigid) -> Rigid:
+        """The nearest motion of the box."""
+        angle, row, column = (
+            min(max(one, low), high) for one, (low, high) in zip(_numbers(motion), self.bounds, strict=True)
+        )
+        return Rigid(angle, (row, column))
+
+    def times(self, factor: float) -> Prior:
+        """A wider one about the same middle."""
+        return Prior(self.middle, self.angle_rad * factor, (self.shift[0] * factor, self.shift[1] * factor))
+
+    def near(self, motion: Rigid, angle_rad: float, shift: float) -> Prior:
+        """The part of it that lies within reach of a motion of it."""
+        part = Prior(motion, angle_rad, (shift, shift))
+        both = [(max(a, c), min(b, d)) for (a, b), (c, d) in zip(self.bounds, part.bounds, strict=True)]
+        angle, row, column = ((low + high) / 2 for low, high in both)
+        turn, down, across = ((high - low) / 2 for low, high in both)
+        return Prior(Rigid(angle, (row, column)), turn, (down, across))
 
 
 @dataclass(frozen=True)
@@ -63,20 +91,22 @@ class Landscape:
 
     @property
     def peak(self) -> float:
-        """The largest height."""
-        return float(self.height.max())
+        """The largest height, above 0."""
+        return max(float(self.height.max()), LOWEST)
 
     def posterior(self) -> Tensor:
         """(m, p, q), of sum 1."""
-        log = self.height.double() * (max(self.peak, 0.0) / TEMPER)
-        return torch.softmax(log.flatten(), 0).view(log.shape)
+        return torch.softmax(self.log_likely(self.peak).flatten(), 0).view(self.height.shape)
+
+    def log_likely(self, peak: float) -> Tensor:
+        """(m, p, q): log p, up to a constant, where the highest peak of all that is compared is this one."""
+        return self.height.double() * (peak / TEMPER)
 
     def near(self, motion: Rigid, angle_rad: float, shift: float) -> Tensor:
         """(m, p, q): 1 for motions within a tolerance of one, 0 beyond, and a share for cells on its edge."""
-        steps = [float(axis[1] - axis[0]) if len(axis) > 1 else 1.0 for axis in (self.angles, self.rows, self.columns)]
-        turned = _inside(self.angles - motion.angle_rad, angle_rad, steps[0])
+        turned = _inside(self.angles - motion.angle_rad, angle_rad, _step(self.angles))
         away = torch.hypot(self.rows[:, None] - motion.shift[0], self.columns[None, :] - motion.shift[1])
-        return turned[:, None, None] * _inside(away, shift, max(steps[1:]))
+        return turned[:, None, None] * _inside(away, shift, max(_step(self.rows), _step(self.columns)))
 
 
 @dataclass(frozen=True)
@@ -101,34 +131,29 @@ def canvas_of(size: tuple[int, int], reach: tuple[int, int]) -> tuple[int, int]:
     return down, across
 
 
-def landscape(comparison: Comparison, around: Rigid, reach: Reach) -> Landscape:
-    """The score at all motions within reach of one.
+def landscape(comparison: Comparison, prior: Prior) -> Landscape:
+    """The score at all motions of a prior, and a little beyond; all alike where the windows do not overlap.
 
     Args:
         comparison: the windows, at a scale.
-        around: `upper_from_lower`.
-        reach: how far to search.
+        prior: what to search.
     """
-    size = (int(comparison.moving.shape[-2]), int(comparison.moving.shape[-1]))
-    voxels = tuple(
-        math.ceil(shift / voxel + BEYOND) for shift, voxel in zip(reach.shift, comparison.spacing, strict=True)
-    )
-    canvas = canvas_of(size, (voxels[0], voxels[1]))
-    angles = around.angle_rad + _angles(reach, size, comparison.spacing)
-    shift = torch.tensor(around.shift)
+    size, spacing = (int(comparison.moving.shape[-2]), int(comparison.moving.shape[-1])), comparison.spacing
+    down, across = (math.ceil(reach / voxel + BEYOND) for reach, voxel in zip(prior.shift, spacing, strict=True))
+    canvas = canvas_of(size, (down, across))
+    angles = prior.middle.angle_rad + _angles(prior.angle_rad, size, spacing)
+    row, column = torch.tensor(prior.middle.shift)
     surfaces = [
-        comparison.surface(moved(comparison.moving, (angle, shift[0], shift[1]), comparison.spacing), canvas)
-        for angle in angles.float()
+        comparison.surface(moved(comparison.moving, (angle, row, column), spacing), canvas) for angle in angles.float()
     ]
     score, overlap = (torch.stack([getattr(one, name) for one in surfaces]) for name in ("score", "overlap"))
-    level, scatter = _scatter(score[overlap > LEAST_OVERLAP])
-    rows, columns = (torch.arange(-n, n + 1) for n in voxels)
-    height = torch.where(overlap > LEAST_OVERLAP, (score - level) / scatter, torch.tensor(-math.inf))
+    rows, columns = torch.arange(-down, down + 1), torch.arange(-across, across + 1)
+    height = _height(score, overlap > LEAST_OVERLAP)[:, rows][:, :, columns]
     return Landscape(
         angles,
-        rows * comparison.spacing[0] + around.shift[0],
-        columns * comparison.spacing[1] + around.shift[1],
-        height[:, rows][:, :, columns],
+        rows * spacing[0] + prior.middle.shift[0],
+        columns * spacing[1] + prior.middle.shift[1],
+        height if height.isfinite().any() else torch.zeros_like(height),
     )
 
 
@@ -170,29 +195,41 @@ def _moments(share: Tensor, axis: Tensor) -> tuple[float, float]:
 
 def _within(posterior: Tensor, found: Landscape, angle_rad: float, shift: float) -> Tensor:
     """At each motion the mass of the box around it."""
-    wide = [
-        2 * int(extent / float(axis[1] - axis[0])) + 1 if len(axis) > 1 else 1
-        for extent, axis in ((angle_rad, found.angles), (shift, found.rows), (shift, found.columns))
-    ]
-    padded = posterior[None, None]
-    return F.avg_pool3d(padded, wide, 1, [n // 2 for n in wide], count_include_pad=True)[0, 0] * math.prod(wide)
+    axes = ((angle_rad, found.angles), (shift, found.rows), (shift, found.columns))
+    reach = [min(int(extent / _step(axis)), len(axis) - 1) for extent, axis in axes]
+    padded = F.pad(posterior, [n for n in reversed(reach) for _ in range(2)])
+    wide = [2 * n + 1 for n in reach]
+    return F.avg_pool3d(padded[None, None], wide, 1)[0, 0] * math.prod(wide)
 
 
-def _angles(reach: Reach, size: tuple[int, int], spacing: tuple[float, float]) -> Tensor:
-    half = max(n * voxel for n, voxel in zip(size, spacing, strict=True)) / 2
-    step = reach.step * min(spacing) / half
-    count = math.ceil(reach.angle_rad / step) if reach.angle_rad > 0 else 0
+def _angles(reach_rad: float, size: tuple[int, int], spacing: Vector) -> Tensor:
+    """Steps that move the end of the longer side by a voxel."""
+    step = min(spacing) / (max(n * voxel for n, voxel in zip(size, spacing, strict=True)) / 2)
+    count = math.ceil(reach_rad / step)
     return torch.arange(-count, count + 1, dtype=torch.float64) * step
 
 
-def _scatter(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Level and deviation of what fits nowhere: a peak, or many, do not move quantiles."""
-    below, level, above = torch.quantile(scores[::SAMPLE][: 2**20], torch.tensor([0.16, 0.5, 0.84]))
-    return level, ((above - below) / 2).clamp_min(1e-20)
+def _height(score: Tensor, seen: Tensor) -> Tensor:
+    """In units of the scatter of what fits nowhere: a peak, or many, do not move quantiles."""
+    if not seen.flatten()[::SAMPLE].any():
+        return torch.full_like(score, -math.inf)
+    some = score.flatten()[::SAMPLE][seen.flatten()[::SAMPLE]][:MOST_SAMPLES]
+    below, level, above = torch.quantile(some, torch.tensor([0.16, 0.5, 0.84]))
+    scatter = ((above - below) / 2).clamp_min(1e-20)
+    return torch.where(seen, (score - level) / scatter, -math.inf)
+
+
+def _step(axis: Tensor) -> float:
+    """Of an axis of one place there is none: that place is within any tolerance of itself."""
+    return float(axis[1] - axis[0]) if len(axis) > 1 else 1e-9
 
 
 def _inside(away: Tensor, tolerance: float, step: float) -> Tensor:
     return ((tolerance - away.abs()) / step + 0.5).clamp(0, 1)
+
+
+def _numbers(motion: Rigid) -> tuple[float, float, float]:
+    return motion.angle_rad, *motion.shift
 
 
 def _quick(least: int, window: int) -> int:

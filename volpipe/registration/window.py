@@ -4,7 +4,8 @@
 
 Arrays are (z, y, x) in the order of the volume: the upper one's last layer and the lower one's first face the gap. NaN
 and infinity mean "not known": such a voxel has no weight in any score. Each layer is brought to mean 0 and deviation 1
-over what is known of it, so that gain and offset of a slab, or of a layer, change nothing.
+over what is known of it, so that gain and offset of a slab, or of a layer, change nothing. A layer without structure,
+or not known, is none: it is left out, and the others keep their depth.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ SMALLEST = 16  # voxels across: below, a window has no two independent structure
 # for windows of 256 of light-sheet tissue and 0.2 for windows of 96 of a whole brain: 13 and 19 voxels.
 TAPER = 16
 MOST_FADED = 1 / 6  # of the width, at each side
-LEAST_KNOWN = 0.05  # of a layer: what is fainter is no layer
+LEAST_KNOWN = 0.05  # of a layer: what is less is no layer
+LEAST_JOINED = 0.25  # known of the voxels that are joined to one
+FLAT = 64  # roundings: a deviation that small, of values up to 1, is that of a constant
 
 
 @dataclass(frozen=True)
@@ -36,13 +39,17 @@ class Window:
     Attributes:
         layers: (k, h, w) float32, from the gap outward; mean 0 and deviation 1 over what is known, 0 where it is not.
         known: (k, h, w) float32, 1 where a voxel is known, 0 where it is not.
+        depth: (k,) whole layers from the gap's edge, 0 for one that faces it; rising.
         spacing: (y, x), of one voxel in the unit of shifts.
+        given: layers, with those that were left out.
         factor: voxels that were joined to one, in y and in x.
     """
 
     layers: Tensor
     known: Tensor
+    depth: Tensor
     spacing: tuple[float, float]
+    given: int
     factor: int = 1
 
     @property
@@ -56,9 +63,9 @@ class Window:
             return self
         known = pooled(self.known, factor)
         layers = pooled(self.layers * self.known, factor) / known.clamp_min(1e-6)
-        known = (known > 0.5).float()
+        known = (known > LEAST_JOINED).float()
         spacing = (self.spacing[0] * factor, self.spacing[1] * factor)
-        return Window(_standardised(layers, known), known, spacing, self.factor * factor)
+        return Window(_standardised(layers, known), known, self.depth, spacing, self.given, self.factor * factor)
 
 
 def facing(upper: ArrayLike, lower: ArrayLike, spacing: tuple[float, float]) -> tuple[Window, Window]:
@@ -75,8 +82,7 @@ def facing(upper: ArrayLike, lower: ArrayLike, spacing: tuple[float, float]) -> 
     if stacks["upper"].shape[1:] != stacks["lower"].shape[1:]:
         raise GeometryError(f"register_pair: upper is {_by(stacks['upper'])} and lower {_by(stacks['lower'])}; give "
                             "windows of one height and width")  # fmt: skip
-    above, below = (_window(stack, name, spacing) for name, stack in stacks.items())
-    return Window(above.layers.flip(0), above.known.flip(0), spacing), below
+    return _window(stacks["upper"][::-1], "upper", spacing), _window(stacks["lower"], "lower", spacing)
 
 
 def taper(size: tuple[int, int], factor: int = 1) -> Tensor:
@@ -93,9 +99,8 @@ def pooled(images: Tensor, factor: int) -> Tensor:
     for dim in (-2, -1):
         over = images.shape[dim] % factor
         if over % 2:
-            n = images.shape[dim]
-            images = 0.5 * (images.narrow(dim, 0, n - 1) + images.narrow(dim, 1, n - 1))
-            over = (over - 1) % factor
+            over, n = over - 1, images.shape[dim] - 1
+            images = 0.5 * (images.narrow(dim, 0, n) + images.narrow(dim, 1, n))
         images = images.narrow(dim, over // 2, images.shape[dim] - over)
     return F.avg_pool2d(images, factor)
 
@@ -117,32 +122,27 @@ def _stack(given: ArrayLike, name: str) -> NDArray[Any]:
 
 
 def _window(stack: NDArray[Any], name: str, spacing: tuple[float, float]) -> Window:
+    """Of layers from the gap outward. In float64: of a 16-bit volume far from zero, float32 would keep little."""
     values = stack.astype(np.float64)
     known = np.isfinite(values)
     known &= known.mean((1, 2), keepdims=True) > LEAST_KNOWN
     values[~known] = 0
-    values /= max(float(np.abs(values).max()), 1e-300)  # squares stay finite
-    layers = torch.from_numpy(_brought_to_one_scale(values, known).astype(np.float32))
-    if not layers.any():
+    values /= np.maximum(np.abs(values).max((1, 2), keepdims=True), np.finfo(np.float64).tiny)  # squares stay finite
+    weight = torch.from_numpy(known)
+    layers = _standardised(torch.from_numpy(values), weight.double()).float()
+    depth = layers.flatten(1).any(1).nonzero()[:, 0]
+    if not len(depth):
         raise GeometryError(f"register_pair: {name} holds no structure: it is constant, or not known anywhere; give a "
                             "window with tissue")  # fmt: skip
-    return Window(layers, torch.from_numpy(known).float(), spacing)
-
-
-def _brought_to_one_scale(values: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """In float64: of a 16-bit volume far from zero, float32 would keep little."""
-    count = np.maximum(known.sum((1, 2), keepdims=True), 1)
-    centred = np.where(known, values - values.sum((1, 2), keepdims=True) / count, 0)
-    deviation = np.sqrt((centred**2).sum((1, 2), keepdims=True) / count)
-    scaled: NDArray[np.float64] = np.where(deviation > 1e-12, centred / np.maximum(deviation, 1e-300), 0)
-    return scaled
+    return Window(layers[depth], weight[depth].float(), depth, spacing, len(stack))
 
 
 def _standardised(layers: Tensor, known: Tensor) -> Tensor:
     count = known.sum((1, 2), keepdim=True).clamp_min(1)
     centred = (layers - (layers * known).sum((1, 2), keepdim=True) / count) * known
     deviation = ((centred**2).sum((1, 2), keepdim=True) / count).sqrt()
-    return torch.where(deviation > 1e-6, centred / deviation.clamp_min(1e-6), torch.zeros_like(centred))
+    flat = FLAT * torch.finfo(layers.dtype).eps
+    return torch.where(deviation > flat, centred / deviation.clamp_min(flat), 0)
 
 
 def _by(array: NDArray[Any]) -> str:
