@@ -30,8 +30,7 @@ from volpipe.registration.resample import moved
 TEMPER = 4.0
 BEYOND = 1.0  # voxels that are searched beyond the prior, so that its edge is no worse
 LOWEST = 1e-3  # of a peak: with none, all that is searched is about as likely
-SAMPLE = 7  # every 7th shift tells the scatter
-MOST_SAMPLES = 2**20
+SAMPLES = 2**15  # about, of the shifts: they tell the scatter to a hundredth
 
 
 @dataclass(frozen=True)
@@ -211,10 +210,10 @@ def _angles(reach_rad: float, size: tuple[int, int], spacing: Vector) -> Tensor:
 
 def _height(score: Tensor, seen: Tensor) -> Tensor:
     """In units of the scatter of what fits nowhere: a peak, or many, do not move quantiles."""
-    if not seen.flatten()[::SAMPLE].any():
+    if not seen.any():
         return torch.full_like(score, -math.inf)
-    some = score.flatten()[::SAMPLE][seen.flatten()[::SAMPLE]][:MOST_SAMPLES]
-    below, level, above = torch.quantile(some, torch.tensor([0.16, 0.5, 0.84]))
+    some = score[seen]
+    below, level, above = torch.quantile(some[:: len(some) // SAMPLES | 1], torch.tensor([0.16, 0.5, 0.84]))
     scatter = ((above - below) / 2).clamp_min(1e-20)
     return torch.where(seen, (score - level) / scatter, -math.inf)
 
