@@ -101,7 +101,7 @@ def test_gain_and_offset_of_a_slab_change_nothing(score):
     upper, lower = pair_of(TRUTH, drift=0.05)
     plain = register_pair(upper, lower, gap_layers=0, score=score)
     for change in (lambda v: 1e-6 * v, lambda v: 1e25 * v, lambda v: 3 * v - 1e5):
-        assert close(register_pair(change(upper), lower, gap_layers=0, score=score), plain, 2e-2, 2e-4)
+        assert close(register_pair(change(upper), lower, gap_layers=0, score=score), plain)
 
 
 @pytest.mark.parametrize("score", ["likelihood", "mutual-information"])
@@ -109,7 +109,7 @@ def test_no_monotone_contrast_changes_anything(score):
     upper, lower = pair_of(TRUTH, drift=0.05)
     plain = register_pair(upper, lower, gap_layers=0, score=score)
     bright = np.exp(2 * (lower - lower.mean()) / lower.std())
-    assert close(register_pair(upper, bright, gap_layers=0, score=score), plain, 0.05, 1e-3)
+    assert close(register_pair(upper, bright, gap_layers=0, score=score), plain)
 
 
 @pytest.mark.parametrize(("dtype", "level"), [("uint16", 60000), ("uint8", 128), ("int16", -3000), ("int32", 10**9)])
