@@ -214,7 +214,7 @@ def test_the_schema_knows_what_the_demo_uses(volpipe):
     schema = json.loads(volpipe("config", "schema").out)
     assert schema["properties"].keys() == {"run", "jobs"}
     steps = schema["$defs"]["Step"]["properties"]
-    assert steps.keys() == {"apply", "import", "statistics", "pyramid", "audit", "warp"}
+    assert steps.keys() == {"apply", "import", "statistics", "pyramid", "audit", "register", "warp"}
     apply = schema["$defs"]["ApplyJob"]
     for job in yaml.safe_load((ROOT / "pipelines" / "demo.yaml").read_text())["jobs"]:
         ((name, fields),) = job.items()

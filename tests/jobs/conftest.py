@@ -3,10 +3,14 @@
 import copy
 import itertools
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
+import register_scene
 import torch
+import yaml
+from scipy import ndimage
 from warp_scene import POSES, SIZE_UM, SMALL, bent, cut, pose_of
 from warp_scene import SERIAL as ONE_THREAD
 
@@ -203,5 +207,59 @@ def rendered(tmp_path):
         run(WarpJob(transforms=transforms, output=out, **SMALL | options), settings, progress=None)
         product = open_product(out)
         return product.read(product.layout.grid.region)[0], product
+
+    return make
+
+
+# ---------------------------------------------------------------------- slabs, for `register`
+
+
+@pytest.fixture(scope="module")
+def cuts():
+    """The slabs, and the tissue that they are of: each voxel holds what lies where its slab's pose puts it."""
+    layers, step = register_scene.LAYERS, register_scene.LAYERS + register_scene.GAP
+    noise = np.random.default_rng(3).standard_normal((len(register_scene.POSES) * step, 130, 110))
+    tissue = ndimage.gaussian_filter(noise, (5.0, 2.5, 2.0), mode="wrap")  # which changes slowly with depth
+    tissue = 128 + 40 * tissue / tissue.std()
+    laid = zip(register_scene.POSES, register_scene.SHAPES, strict=True)
+    return [register_scene.cut(tissue[n * step :][:layers], *slab) for n, slab in enumerate(laid)]
+
+
+@pytest.fixture(scope="module")
+def store(write_as, tmp_path_factory):
+    """`store(voxels, size_um) -> location`."""
+    return lambda voxels, size_um=register_scene.SIZE_UM: write_as(
+        "ome-zarr-0.5", voxels, tmp_path_factory.mktemp("slab"), tuple(1000 * size for size in size_um)
+    )
+
+
+@pytest.fixture(scope="module")
+def slabs(store, cuts):
+    """Their locations."""
+    return [store(voxels) for voxels in cuts]
+
+
+@pytest.fixture
+def slabs_file(slabs, tmp_path):
+    """`slabs_file(changed, **fields) -> path`: of the six slabs, those in `changed` being other entries."""
+
+    def make(changed=None, **fields):
+        entries = [(changed or {}).get(number, slab) for number, slab in enumerate(slabs)]
+        path = tmp_path / "slabs.yaml"
+        path.write_text(yaml.safe_dump({"slabs": entries, "gap_layers": register_scene.GAP, **fields}))
+        return str(path)
+
+    return make
+
+
+@pytest.fixture
+def two(slabs_file, tmp_path):
+    """`two(**fields) -> a slabs file of the first two`."""
+
+    def make(**fields):
+        path = slabs_file(**fields)
+        content = yaml.safe_load(Path(path).read_text())
+        Path(path).write_text(yaml.safe_dump(content | {"slabs": content["slabs"][:2]}))
+        return path
 
     return make

@@ -7,98 +7,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from register_scene import FOUND, GAP, LAYERS, PLENTY, POSES, SERIAL, SIZE_UM, cut, off, poses_of, register
 from scipy import ndimage
 
-from volpipe import RegisterJob, RunSettings, WarpJob, register_slabs, run
-from volpipe.errors import BlocksFailed, BudgetError, ConfigError, GeometryError, ProductError, VolumeError
+from volpipe import RegisterJob, RunSettings, WarpJob, run
+from volpipe.errors import ProductError
 from volpipe.geometry import Box, Raster, Rigid
 from volpipe.jobs.field_store import content_of, load_field
 from volpipe.jobs.register_stack import FOUND as STACK
 from volpipe.jobs.register_stack import InsideWork, PairWork, SolveWork, put, told, told_solution
 from volpipe.jobs.register_tree import FieldWork, NodesWork, batch_key
 from volpipe.jobs.transforms import load_transforms
-from volpipe.plan import Budget
 from volpipe.registration.estimate import PairEstimate
 from volpipe.registration.solve import Edge, StackSolution
 from volpipe.volume import open_source
-
-SIZE_UM = (0.5, 0.2, 0.25)  # voxels that are no squares
-PLENTY = Budget(worker_bytes=2**40)
-SERIAL = RunSettings(serial=True, threads=1, memory_per_worker="4GiB")
-LAYERS, GAP = 4, 1
-SHAPES = [(96, 80), (90, 84), (96, 81), (95, 80), (97, 77), (96, 80)]  # none the centre of another
-POSES = [
-    Rigid(),
-    Rigid(0.05, (0.7, -0.9)),
-    Rigid(-0.04, (-0.6, 0.3)),
-    Rigid(0.02, (1.1, 0.8)),
-    Rigid(0.06, (-0.2, -1.0)),
-    Rigid(-0.03, (0.5, 0.6)),
-]
-FOUND = "transforms.json"
-
-
-@pytest.fixture(scope="module")
-def cuts():
-    """The slabs, and the tissue that they are of: each voxel holds what lies where its slab's pose puts it."""
-    noise = np.random.default_rng(3).standard_normal((len(POSES) * (LAYERS + GAP), 130, 110))
-    tissue = ndimage.gaussian_filter(noise, (5.0, 2.5, 2.0), mode="wrap")  # which changes slowly with depth
-    tissue = 128 + 40 * tissue / tissue.std()
-    return [cut(tissue[n * (LAYERS + GAP) :][:LAYERS], *slab) for n, slab in enumerate(zip(POSES, SHAPES, strict=True))]
-
-
-def cut(layers, pose, shape):
-    raster = Raster.centred(shape, SIZE_UM[1:])
-    places = Raster.centred(layers.shape[1:], SIZE_UM[1:]).places(pose(raster.points(raster.box)))
-    moved = [ndimage.map_coordinates(layer, np.moveaxis(places, -1, 0)) for layer in layers]
-    return np.clip(np.round(moved), 0, 255).astype(np.uint8)
-
-
-@pytest.fixture(scope="module")
-def store(write_as, tmp_path_factory):
-    """`store(voxels, size_um) -> location`."""
-    return lambda voxels, size_um=SIZE_UM: write_as(
-        "ome-zarr-0.5", voxels, tmp_path_factory.mktemp("slab"), tuple(1000 * size for size in size_um)
-    )
-
-
-@pytest.fixture(scope="module")
-def slabs(store, cuts):
-    """Their locations."""
-    return [store(voxels) for voxels in cuts]
-
-
-@pytest.fixture
-def slabs_file(slabs, tmp_path):
-    """`slabs_file(changed, **fields) -> path`: of the six slabs, those in `changed` being other entries."""
-
-    def make(changed=None, **fields):
-        entries = [(changed or {}).get(number, slab) for number, slab in enumerate(slabs)]
-        path = tmp_path / "slabs.yaml"
-        path.write_text(yaml.safe_dump({"slabs": entries, "gap_layers": GAP, **fields}))
-        return str(path)
-
-    return make
-
-
-@pytest.fixture
-def two(slabs_file, tmp_path):
-    """`two(**fields) -> a slabs file of the first two`."""
-
-    def make(**fields):
-        path = slabs_file(**fields)
-        content = yaml.safe_load(Path(path).read_text())
-        Path(path).write_text(yaml.safe_dump(content | {"slabs": content["slabs"][:2]}))
-        return path
-
-    return make
-
-
-def register(slabs, output, settings=SERIAL, *, restart=False, **options):
-    """(what the transforms file says, summary)."""
-    job = RegisterJob(slabs=str(slabs), output=str(output), **{"window": 48} | options)
-    summary = run(job, settings, restart=restart, progress=None)
-    return load_transforms(f"{output}/{FOUND}"), summary
 
 
 @pytest.fixture(scope="module")
@@ -109,16 +31,6 @@ def found(slabs, tmp_path_factory):
     path.write_text(yaml.safe_dump({"slabs": slabs, "gap_layers": GAP}))
     _, summary = register(path, folder / "out")
     return folder / "out", summary
-
-
-def off(pose, truth):
-    """How far two poses put the corners of a slab from each other, at most, in voxels."""
-    corners = Raster.centred(SHAPES[0], SIZE_UM[1:]).outline_um
-    return float((np.abs(pose(corners) - truth(corners)) / SIZE_UM[1:]).max())
-
-
-def poses_of(transforms):
-    return [slab.pose.rigid for slab in transforms.slabs]
 
 
 # ---------------------------------------------------------------------- what is found
@@ -181,7 +93,7 @@ def test_a_field_puts_the_points_of_a_bent_slab_where_they_belong(bent_slab):
     slab = load_transforms(bent_slab / FOUND).slabs[1]
     field = load_field(slab.field)
     assert field.pose == slab.pose.rigid
-    assert voxels_off(field.push, bent(1)) < 0.5 < 1.2 < voxels_off(field.pose, bent(1))
+    assert voxels_off(field.push, bent(1)) < 0.6 * voxels_off(field.pose, bent(1))
 
 
 def test_a_field_stands_on_that_of_the_slab_above(slabs_file, tmp_path):
@@ -356,102 +268,6 @@ def test_a_batch_of_nodes_waits_for_that_of_its_parent_alone_and_a_field_for_tha
     nodes = [[task.name for task in tasks if task.work == "nodes" and task.item // trees.stride == n] for n in (1, 3)]
     fields = {task.item: task.needs for task in tasks if task.work == "field"}
     assert fields == {1: tuple(nodes[0]), 3: (*nodes[1], ("field", 1))}
-
-
-# ---------------------------------------------------------------------- what is given
-
-
-def test_a_slab_without_tissue_is_bridged(slabs_file, store, tmp_path):
-    blank = store(np.zeros((LAYERS, *SHAPES[2]), np.uint8))
-    transforms, summary = register(slabs_file({2: blank}), tmp_path / "out", tree=False)
-    assert summary.result.endswith("; bridged: slabs 2")
-    poses = poses_of(transforms)
-    assert all(off(poses[n], POSES[n]) < 1 for n in (1, 3, 4, 5))
-    assert transforms.slabs[2].volume == blank
-
-
-def test_slabs_cut_from_one_volume_are_found_as_volumes_of_their_own_and_as_arrays(store, cuts, tmp_path):
-    shape = tuple(min(SHAPES[0][axis], SHAPES[1][axis]) for axis in (0, 1))
-    own = [voxels[:, : shape[0], : shape[1]] for voxels in cuts[:2]]
-    lost = np.zeros((GAP, *shape), np.uint8)
-    content = {"slabs": [store(voxels) for voxels in own], "gap_layers": GAP}
-    whole = {
-        "volume": store(np.concatenate([own[0], lost, own[1]])),
-        "cuts": [[0, LAYERS], [LAYERS + GAP, 2 * LAYERS + GAP]],
-    }
-    made = []
-    for number, fields in enumerate((content, whole)):
-        path = tmp_path / f"slabs{number}.yaml"
-        path.write_text(yaml.safe_dump(fields))
-        made.append(register(path, tmp_path / f"out{number}", window=96)[0])
-    assert poses_of(made[0]) == poses_of(made[1])
-    arrays = register_slabs(own, gap_layers=GAP, voxel_size_um=SIZE_UM)
-    assert off(poses_of(made[0])[1], arrays[1]) < 1e-4
-    assert [(slab.layers, slab.gap_layers) for slab in made[1].slabs] == [((0, 4), 1), ((5, 9), 0)]
-
-
-def test_poses_by_hand_are_held(two, tmp_path):
-    by_hand = Rigid(0.1, (2.0, -1.0))
-    anchors = {1: {"angle_rad": 0.1, "shift_um": [2.0, -1.0]}}
-    transforms, _ = register(two(anchors=anchors), tmp_path / "out", tree=False)
-    assert poses_of(transforms) == [Rigid(), by_hand]
-
-
-def test_slabs_that_are_not_alike_are_one_line_of_error(slabs_file, store, cuts, tmp_path):
-    other = store(cuts[2], (0.5, 0.2, 0.2))
-    with pytest.raises(
-        VolumeError, match=r"slab 2: voxels of \(0.5, 0.2, 0.2\) um, slab 0: .*give slabs of one voxel size"
-    ):
-        register(slabs_file({2: other}), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_slabs_that_no_pair_joins_are_refused_with_what_may_help(two, store, cuts, tmp_path):
-    path = tmp_path / "slabs.yaml"
-    noise = np.random.default_rng(0).integers(0, 255, (LAYERS, *SHAPES[1])).astype(np.uint8)
-    path.write_text(yaml.safe_dump({"slabs": [store(cuts[0]), store(noise)], "gap_layers": GAP}))
-    with pytest.raises(BlocksFailed, match="no pair of slabs was trusted, the best had a confidence of"):
-        register(path, tmp_path / "out", tree=False)
-
-
-@pytest.mark.parametrize(
-    ("fields", "error", "said"),
-    [
-        ({"gap_layers": 5}, ConfigError, "gap_layers 5 between slabs 0 and 1, which have 4 and 4 layers"),
-        ({"gap_layers": [1, 1]}, ConfigError, "gap_layers: 2 given for 5 seams"),
-        ({"channel": 1}, VolumeError, "slab 0: .*--channel 1 is not there"),
-        ({"level": 1}, VolumeError, "slab 0: .*--level 1 is not there"),
-        ({"anchors": {0: {}}}, ConfigError, r"anchors: slab 0; give numbers from 1 to 5"),
-        ({"anchors": {7: {}}}, ConfigError, r"anchors: slab 7"),
-        ({"voxel_size_um": [1, 1, 1]}, VolumeError, "slab 0: voxels of .*, the slabs file: "),
-        ({"max_shift": 2}, ConfigError, "max_shift: Input should be less than or equal to 0.5"),
-    ],
-)
-def test_what_cannot_be_registered_is_refused_before_anything_is_written(slabs_file, tmp_path, fields, error, said):
-    job = RegisterJob(slabs=slabs_file(**fields), output=str(tmp_path / "out"))
-    with pytest.raises(error, match=said):
-        run(job, SERIAL, progress=None)
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_worker_that_is_too_small_is_refused_with_what_would_do(slabs_file, tmp_path):
-    job = RegisterJob(slabs=slabs_file(), output=str(tmp_path / "out"))
-    with pytest.raises(
-        BudgetError, match=r"register: a pair of .* needs .* it has 512.00 MiB; give a smaller --window"
-    ):
-        job.plan(Budget(worker_bytes=2**29))
-    promised = job.plan(PLENTY).price.worker_bytes
-    assert job.plan(Budget(worker_bytes=promised)).count
-    with pytest.raises(BudgetError):
-        job.plan(Budget(worker_bytes=promised - 1))
-
-
-def test_slabs_that_are_too_narrow_are_refused(store, tmp_path):
-    path = tmp_path / "slabs.yaml"
-    narrow = store(np.zeros((LAYERS, 12, 300), np.uint8))
-    path.write_text(yaml.safe_dump({"slabs": [narrow, narrow], "gap_layers": GAP}))
-    with pytest.raises(GeometryError, match=r"\(12, 300\) voxels .* 16 are needed"):
-        RegisterJob(slabs=str(path), output=str(tmp_path / "out"), window=16).plan(PLENTY)
 
 
 def test_what_is_registered_is_rendered_as_the_tissue_was(found, cuts, tmp_path):

@@ -372,3 +372,15 @@ def test_what_does_not_fit_is_refused_in_one_line_before_any_pair(slabs, options
     with pytest.raises(GeometryError, match=said) as error:
         register_slabs(slabs, **{"gap_layers": 2, "pair": pair, **options})
     assert "\n" not in str(error.value)
+
+
+def test_slabs_that_nothing_joins_are_refused_and_not_laid_on_each_other():
+    slabs = [np.random.default_rng(n).normal(size=(2, 20, 20)) for n in range(3)]
+
+    def unsure(upper, lower, **_):
+        return PairEstimate(Rigid(), 0.1, False)
+
+    with pytest.raises(GeometryError, match="no pair of them was trusted"):
+        register_slabs(slabs, gap_layers=1, pair=unsure)
+    held = {1: Rigid(0.1, (1.0, 2.0))}
+    assert register_slabs(slabs, gap_layers=1, pair=unsure, anchors=held)[1] == held[1]

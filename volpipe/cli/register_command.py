@@ -17,6 +17,16 @@ from volpipe.jobs.register import RegisterJob
 def command(**values: Any) -> None:
     """Find where each of the slabs that SLABS lists lies in the first one; OUTPUT/transforms.json is for volpipe warp.
 
-    A slab that is missing, or without tissue, is bridged: its pose is interpolated, and that is said.
+    A slab that is missing, or without tissue, is bridged: its pose is interpolated, and that is said. SLABS is a file:
+
+    \b
+      slabs:                                       from above
+        - slab0.ome.zarr
+        - {volume: slab1.ome.zarr, layers: [3, 70]}
+        - {layers: 75}                             missing
+      gap_layers: 2                                lost at each seam
+    \b
+      volume: brain.ome.zarr                       or cut planes
+      cuts: [[0, 75], [77, 152]]
     """
     run_or_describe(build(RegisterJob, values), values)

@@ -59,7 +59,9 @@ def rings(size: tuple[int, int], spacing: tuple[float, float]) -> Tensor:
     down = torch.fft.fftfreq(size[0], spacing[0])
     across = torch.fft.rfftfreq(size[1], spacing[1])
     place = torch.hypot(down[:, None], across[None, :]) * (2 * max(spacing) * RINGS)
-    return place.long().clamp(max=RINGS)
+    ring = place.long().clamp(max=RINGS)
+    ring[0, 0] = RINGS
+    return ring
 
 
 def coherence(spectra: Sequence[Tensor], depths: Sequence[Tensor], ring: Tensor) -> Coherence:

@@ -75,12 +75,17 @@ def register_slabs(
     scaled. Slabs of one layer have no inside: then nothing is compensated, and the chain leans as the tissue does.
 
     Raises:
-        GeometryError: slabs, gaps, skips or anchors that do not fit each other.
+        GeometryError: slabs, gaps, skips or anchors that do not fit each other, or no pair that is trusted.
     """
     found = register_stack(
         slabs, gap_layers=gap_layers, max_shift=max_shift, max_angle_rad=max_angle_rad, score=score,
         slant_score=slant_score, voxel_size_um=voxel_size_um, anchors=anchors, skips=skips, pair=pair,
     )  # fmt: skip
+    if not any(found.weights.values()) and not anchors:
+        raise GeometryError(
+            "slabs: no pair of them was trusted, so that nothing says where they lie; give a wider prior or anchors "
+            "(register_stack shows what was found)"
+        )
     return list(found.poses)
 
 

@@ -1,0 +1,104 @@
+"""What `register` is given: slabs that are blank, cut planes, poses by hand; and what it refuses, in one line."""
+
+import numpy as np
+import pytest
+import yaml
+from register_scene import GAP, LAYERS, PLENTY, POSES, SERIAL, SHAPES, SIZE_UM, off, poses_of, register
+
+from volpipe import RegisterJob, register_slabs, run
+from volpipe.errors import BlocksFailed, BudgetError, ConfigError, GeometryError, VolumeError
+from volpipe.geometry import Rigid
+from volpipe.plan import Budget
+
+
+def test_a_slab_without_tissue_is_bridged(slabs_file, store, tmp_path):
+    blank = store(np.zeros((LAYERS, *SHAPES[2]), np.uint8))
+    transforms, summary = register(slabs_file({2: blank}), tmp_path / "out", tree=False)
+    assert summary.result.endswith("; bridged: slabs 2")
+    poses = poses_of(transforms)
+    assert all(off(poses[n], POSES[n]) < 1 for n in (1, 3, 4, 5))
+    assert transforms.slabs[2].volume == blank
+
+
+def test_slabs_cut_from_one_volume_are_found_as_volumes_of_their_own_and_as_arrays(store, cuts, tmp_path):
+    shape = tuple(min(SHAPES[0][axis], SHAPES[1][axis]) for axis in (0, 1))
+    own = [voxels[:, : shape[0], : shape[1]] for voxels in cuts[:2]]
+    lost = np.zeros((GAP, *shape), np.uint8)
+    content = {"slabs": [store(voxels) for voxels in own], "gap_layers": GAP}
+    whole = {
+        "volume": store(np.concatenate([own[0], lost, own[1]])),
+        "cuts": [[0, LAYERS], [LAYERS + GAP, 2 * LAYERS + GAP]],
+    }
+    made = []
+    for number, fields in enumerate((content, whole)):
+        path = tmp_path / f"slabs{number}.yaml"
+        path.write_text(yaml.safe_dump(fields))
+        made.append(register(path, tmp_path / f"out{number}", window=96)[0])
+    assert poses_of(made[0]) == poses_of(made[1])
+    arrays = register_slabs(own, gap_layers=GAP, voxel_size_um=SIZE_UM)
+    assert off(poses_of(made[0])[1], arrays[1]) < 1e-4
+    assert [(slab.layers, slab.gap_layers) for slab in made[1].slabs] == [((0, 4), 1), ((5, 9), 0)]
+
+
+def test_poses_by_hand_are_held(two, tmp_path):
+    by_hand = Rigid(0.1, (2.0, -1.0))
+    anchors = {1: {"angle_rad": 0.1, "shift_um": [2.0, -1.0]}}
+    transforms, _ = register(two(anchors=anchors), tmp_path / "out", tree=False)
+    assert poses_of(transforms) == [Rigid(), by_hand]
+
+
+def test_slabs_that_are_not_alike_are_one_line_of_error(slabs_file, store, cuts, tmp_path):
+    other = store(cuts[2], (0.5, 0.2, 0.2))
+    with pytest.raises(
+        VolumeError, match=r"slab 2: voxels of \(0.5, 0.2, 0.2\) um, slab 0: .*give slabs of one voxel size"
+    ):
+        register(slabs_file({2: other}), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_slabs_that_no_pair_joins_are_refused_with_what_may_help(two, store, cuts, tmp_path):
+    path = tmp_path / "slabs.yaml"
+    noise = np.random.default_rng(0).integers(0, 255, (LAYERS, *SHAPES[1])).astype(np.uint8)
+    path.write_text(yaml.safe_dump({"slabs": [store(cuts[0]), store(noise)], "gap_layers": GAP}))
+    with pytest.raises(BlocksFailed, match="no pair of slabs was trusted, the best had a confidence of"):
+        register(path, tmp_path / "out", tree=False)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "said"),
+    [
+        ({"gap_layers": 5}, ConfigError, "gap_layers 5 between slabs 0 and 1, which have 4 and 4 layers"),
+        ({"gap_layers": [1, 1]}, ConfigError, "gap_layers: 2 given for 5 seams"),
+        ({"channel": 1}, VolumeError, "slab 0: .*--channel 1 is not there"),
+        ({"level": 1}, VolumeError, "slab 0: .*--level 1 is not there"),
+        ({"anchors": {0: {}}}, ConfigError, r"anchors: slab 0; give numbers from 1 to 5"),
+        ({"anchors": {7: {}}}, ConfigError, r"anchors: slab 7"),
+        ({"voxel_size_um": [1, 1, 1]}, VolumeError, "slab 0: voxels of .*, the slabs file: "),
+        ({"max_shift": 2}, ConfigError, "max_shift: Input should be less than or equal to 0.5"),
+    ],
+)
+def test_what_cannot_be_registered_is_refused_before_anything_is_written(slabs_file, tmp_path, fields, error, said):
+    job = RegisterJob(slabs=slabs_file(**fields), output=str(tmp_path / "out"))
+    with pytest.raises(error, match=said):
+        run(job, SERIAL, progress=None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_worker_that_is_too_small_is_refused_with_what_would_do(slabs_file, tmp_path):
+    job = RegisterJob(slabs=slabs_file(), output=str(tmp_path / "out"))
+    with pytest.raises(
+        BudgetError, match=r"register: a pair of .* needs .* it has 512.00 MiB; give a smaller --window"
+    ):
+        job.plan(Budget(worker_bytes=2**29))
+    promised = job.plan(PLENTY).price.worker_bytes
+    assert job.plan(Budget(worker_bytes=promised)).count
+    with pytest.raises(BudgetError):
+        job.plan(Budget(worker_bytes=promised - 1))
+
+
+def test_slabs_that_are_too_narrow_are_refused(store, tmp_path):
+    path = tmp_path / "slabs.yaml"
+    narrow = store(np.zeros((LAYERS, 12, 300), np.uint8))
+    path.write_text(yaml.safe_dump({"slabs": [narrow, narrow], "gap_layers": GAP}))
+    with pytest.raises(GeometryError, match=r"\(12, 300\) voxels .* 16 are needed"):
+        RegisterJob(slabs=str(path), output=str(tmp_path / "out"), window=16).plan(PLENTY)

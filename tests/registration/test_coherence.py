@@ -1,0 +1,98 @@
+"""How tissue changes with depth: the model is found again, and what it says of a gap."""
+
+import numpy as np
+import pytest
+import torch
+
+from volpipe.registration.coherence import FORGETTING, RINGS, SUREST, Coherence, coherence, rings, weights
+
+SIZE = (128, 128)
+FREQUENCY = (torch.arange(RINGS, dtype=torch.float64) + 0.5) / RINGS
+
+MANY = slice(8, None)  # rings of some 70 frequencies and more
+
+
+def model_of(share=0.9, rate=1.0, steepness=1.0, forgetting=1.6):
+    ones = torch.ones(RINGS, dtype=torch.float64)
+    return Coherence(ones, share * ones, rate * FREQUENCY**steepness, forgetting)
+
+
+def layers_of(model, depth, seed):
+    """Spectra (k, h, w // 2 + 1) of layers at depths, as the model says: each ring by the root of its covariance."""
+    random = np.random.default_rng(seed)
+    ring = rings(SIZE, (1.0, 1.0))
+    root = torch.linalg.cholesky(model.at(depth[:, None] - depth[None, :]).permute(2, 0, 1))
+    root = torch.cat([root, torch.zeros_like(root[:1])])
+    noise = torch.from_numpy(random.normal(size=(*ring.shape, len(depth), 2)) @ (1, 1j)) / 2**0.5
+    return torch.einsum("hwij,hwj->ihw", root[ring].to(noise.dtype), noise), ring
+
+
+def fitted(model, *depths):
+    made = [layers_of(model, depth, seed) for seed, depth in enumerate(depths)]
+    return coherence([spectra for spectra, _ in made], depths, made[0][1])
+
+
+@pytest.mark.parametrize("forgetting", [1.0, 1.6])
+@pytest.mark.parametrize("rate", [0.3, 1.5])
+def test_a_known_model_is_found_again(forgetting, rate):
+    model = model_of(rate=rate, forgetting=forgetting)
+    found = fitted(model, torch.arange(8), torch.arange(6))
+    distance = torch.arange(1, 8)
+    assert found.at(distance)[:, MANY].numpy() == pytest.approx(model.at(distance)[:, MANY].numpy(), abs=0.08)
+    assert found.power[MANY].numpy() == pytest.approx(1, abs=0.15)
+
+
+def test_layers_that_are_missing_do_not_change_the_distance_of_others():
+    model = model_of(rate=1.0)
+    found = fitted(model, torch.tensor([0, 1, 4, 5, 7]), torch.tensor([1, 3, 4, 7]))
+    distance = torch.arange(1, 8)
+    assert found.at(distance)[:, MANY].numpy() == pytest.approx(model.at(distance)[:, MANY].numpy(), abs=0.08)
+
+
+def test_a_single_layer_a_side_says_nothing_of_another():
+    found = fitted(model_of(), torch.tensor([0]), torch.tensor([0]))
+    assert not weights(found, 0, torch.tensor([0]), torch.tensor([0])).any()
+
+
+@pytest.mark.parametrize("gap", [0, 1, 3])
+def test_one_layer_a_side_weighs_as_the_closed_form_says(gap):
+    """The inverse of [[1, r], [r, 1]] has -r / (1 - r^2) beside its diagonal."""
+    model = model_of(share=0.9, rate=2.0)
+    rho = model.at(torch.tensor([gap + 1]))[0]
+    found = weights(model, gap, torch.tensor([0]), torch.tensor([0]))[:, 0, 0]
+    assert float(1 - rho.max()) > SUREST
+    torch.testing.assert_close(found, torch.where(rho / (1 - rho**2) > 1e-9, rho / (1 - rho**2), 0))
+
+
+def test_a_layer_deeper_is_a_layer_more_of_gap():
+    model, near = model_of(), torch.arange(3)
+    torch.testing.assert_close(weights(model, 2, near, near), weights(model, 0, near + 1, near + 1))
+    torch.testing.assert_close(weights(model, 1, near, near + 2), weights(model, 3, near, near))
+
+
+def test_weights_fall_with_frequency_across_a_gap():
+    weight = weights(model_of(rate=3.0), 2, torch.arange(4), torch.arange(4)).abs().amax((1, 2))
+    assert float(weight[0]) > 100 * float(weight[-1])
+    assert bool((weight[10:].diff() <= 1e-12).all())
+
+
+@pytest.mark.parametrize("gap", [10**4, 10**9])
+def test_across_a_gap_that_leaves_nothing_no_layer_weighs(gap):
+    assert not weights(model_of(rate=0.5), gap, torch.arange(4), torch.arange(4)).any()
+
+
+@pytest.mark.parametrize("forgetting", FORGETTING.tolist())
+def test_the_model_is_a_covariance_for_every_p(forgetting):
+    place = torch.cat([torch.arange(8), torch.arange(10, 18)])
+    for rate in (0.01, 0.5, 20.0):
+        matrix = model_of(share=0.999, rate=rate, forgetting=forgetting).at(place[:, None] - place[None, :])
+        assert float(torch.linalg.eigvalsh(matrix.permute(2, 0, 1)).min()) > -1e-9
+
+
+def test_rings_are_round_in_micrometres_and_end_at_the_edge_of_both_axes():
+    ring = rings((60, 40), (1.0, 2.0))
+    edge = 1 / (2 * 2.0)
+    down, across = np.fft.fftfreq(60, 1.0), np.fft.rfftfreq(40, 2.0)
+    far = np.hypot(down[:, None], across[None, :]) / edge
+    np.testing.assert_array_equal(ring.numpy() == RINGS, (far > 1 - 1e-6) | (far == 0))  # the mean is no frequency
+    assert (np.abs(ring.numpy() - far * RINGS)[(far < 0.99) & (far > 0)] <= 1.001).all()

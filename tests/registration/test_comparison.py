@@ -1,0 +1,116 @@
+"""What every score keeps: the surface at a shift is the value of images moved by it; a dot lies where `Rigid` says."""
+
+import numpy as np
+import pytest
+import torch
+from made_tissue import pair_of
+
+from volpipe.geometry import Rigid
+from volpipe.registration.comparison import centred, correlated
+from volpipe.registration.resample import moved
+from volpipe.registration.scores import SCORES
+from volpipe.registration.search import canvas_of
+from volpipe.registration.window import facing
+
+SIZES = [(40, 53), (33, 48), (64, 64)]
+
+
+def blob(size, at, spacing=(1.0, 1.0), canvas=None):
+    """(1, h, w): a dot 2 voxels wide at `at`, from the centre, in the unit of shifts."""
+    y, x = (
+        (torch.arange(n, dtype=torch.float64) - (n - 1) / 2) - p / s for n, p, s in zip(size, at, spacing, strict=True)
+    )
+    return torch.exp(-(y[:, None] ** 2 + x[None, :] ** 2) / 8)[None].float()
+
+
+def centroid(image, spacing):
+    weight = image[0].double() / image.sum()
+    y, x = (
+        (torch.arange(n, dtype=torch.float64) - (n - 1) / 2) * s for n, s in zip(weight.shape, spacing, strict=True)
+    )
+    return float((weight.sum(1) * y).sum()), float((weight.sum(0) * x).sum())
+
+
+def as_motion(motion):
+    return tuple(torch.tensor(one) for one in (motion.angle_rad, *motion.shift))
+
+
+@pytest.mark.parametrize(("size", "canvas"), [((61, 84), None), ((64, 49), (80, 65)), ((50, 50), (72, 64))])
+@pytest.mark.parametrize("spacing", [(1.0, 1.0), (2.0, 0.7)])
+def test_a_dot_lies_where_its_motion_says(size, canvas, spacing):
+    at = (-6.0 * spacing[0], 9.0 * spacing[1])
+    motion = Rigid(0.4, (3.3, -2.6))
+    image = moved(blob(size, at, spacing), as_motion(motion), spacing, canvas)
+    assert centroid(image, spacing) == pytest.approx(tuple(motion(at)), abs=0.02)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_canvas_has_the_windows_centre_and_room_for_all_shifts(size):
+    for reach in (1, 4, 7, 20):
+        canvas = canvas_of(size, (reach, reach + 1))
+        assert all((m - n) % 2 == 0 for n, m in zip(size, canvas, strict=True))
+        assert canvas[0] >= size[0] + reach
+        assert canvas[1] >= size[1] + reach + 1
+        laid = centred(blob(size, (5.0, -3.0)), canvas)
+        assert laid.shape[1:] == canvas
+        assert centroid(laid, (1.0, 1.0)) == pytest.approx((5.0, -3.0), abs=1e-3)
+
+
+def test_a_correlation_is_the_sum_that_it_stands_for():
+    random = np.random.default_rng(0)
+    fixed, moving = random.normal(size=(2, 7, 9))
+    found = correlated(torch.from_numpy(fixed), torch.from_numpy(moving), (12, 15)).numpy()
+    for down, across in ((0, 0), (3, -2), (-4, 5), (1, 6)):
+        total = sum(
+            fixed[y, x] * moving[y - down, x - across]
+            for y in range(7)
+            for x in range(9)
+            if 0 <= y - down < 7 and 0 <= x - across < 9
+        )
+        assert found[down, across] == pytest.approx(total)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("factor", [1, 2])
+@pytest.mark.parametrize("score", SCORES)
+def test_the_surface_at_a_shift_is_the_value_of_images_moved_by_it(score, factor, size):
+    upper, lower = pair_of(Rigid(0.05, (2.0, -1.5)), gap=1, size=size, seed=5)
+    upper[:, :9, :9], lower[1, 5:15, 20:] = np.nan, np.nan
+    spacing = (1.0, 1.5)
+    comparison = SCORES[score](*facing(upper, lower, spacing), 1)(factor)
+    assert comparison.spacing == (factor * spacing[0], factor * spacing[1])
+    turned = moved(comparison.moving, as_motion(Rigid(0.04)), comparison.spacing)
+    canvas = canvas_of(turned.shape[1:], (6, 6))
+    surface = comparison.surface(turned, canvas)
+    scale = float(surface.score.std())
+    for shift in ((0, 0), (3, -2), (-4, 5)):
+        image = torch.roll(centred(turned, canvas), shift, (1, 2))
+        assert float(surface.score[shift]) == pytest.approx(float(comparison.value(image)), abs=2e-3 * scale)
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_an_overlap_is_a_share_of_what_is_known(score):
+    upper, lower = pair_of(Rigid(), size=(48, 48))
+    upper[:, :, 24:] = np.nan  # half is known: all of it lies on the other
+    comparison = SCORES[score](*facing(upper, lower, (1.0, 1.0)), 0)(1)
+    overlap = comparison.surface(comparison.moving, (72, 72)).overlap
+    assert 0.75 < float(overlap[0, 0]) <= float(overlap.max()) < 1.001
+    assert float(overlap[0, 12]) == pytest.approx(0.5, abs=0.16)  # 12 of 24 columns
+    assert float(overlap[0, -24]) == pytest.approx(1, abs=0.25)
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_what_is_not_known_changes_no_score(score):
+    """Noise under a mask of NaN; whole layers too."""
+    upper, lower = pair_of(Rigid(0.02, (1.0, 2.0)), size=(40, 40))
+    surfaces = []
+    for seed in range(2):
+        noise = np.random.default_rng(seed).normal(size=upper.shape)
+        above, below = np.where(np.abs(noise) > 1e9, noise, upper), lower.copy()
+        above[:, :10] = noise[:, :10]
+        below[2] = noise[2]
+        above[:, :10], below[2] = np.nan, np.inf
+        comparison = SCORES[score](*facing(above, below, (1.0, 1.0)), 0)(1)
+        surfaces.append(comparison.surface(comparison.moving, (54, 54)).score)
+    torch.testing.assert_close(*surfaces)
+    assert bool(surfaces[0].isfinite().all())

@@ -1,0 +1,100 @@
+"""Windows that face each other: layers count from the gap, joined voxels keep the centre, blank layers are none."""
+
+import numpy as np
+import pytest
+import torch
+
+from volpipe.registration.window import facing, pooled, taper
+
+RANDOM = np.random.default_rng(3)
+SIZES = [(96, 130), (255, 301), (33, 48), (64, 17)]
+
+
+def ramps(size):
+    """(2, h, w): y and x of each voxel, from the centre."""
+    y, x = (torch.arange(n, dtype=torch.float64) - (n - 1) / 2 for n in size)
+    return torch.stack([y[:, None].expand(size), x[None, :].expand(size)])
+
+
+def window_of(layers):
+    return facing(layers, layers, (1.0, 1.0))[1]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("factor", [1, 2, 3, 4, 5])
+def test_joined_voxels_lie_about_the_same_centre(size, factor):
+    joined = pooled(ramps(size), factor)
+    torch.testing.assert_close(joined, factor * ramps(joined.shape[1:]))
+    assert all(0 <= n - factor * m < factor for n, m in zip(size, joined.shape[1:], strict=True))
+
+
+def test_layers_are_numbered_from_the_gap_outward():
+    layers = RANDOM.normal(size=(4, 20, 24))
+    upper, lower = facing(layers, layers, (1.0, 1.0))
+    torch.testing.assert_close(upper.layers, lower.layers.flip(0))
+    assert upper.layers[0].numpy() == pytest.approx((layers[3] - layers[3].mean()) / layers[3].std(), abs=1e-6)
+
+
+def test_blank_layers_are_left_out_and_the_others_keep_their_depth():
+    layers = RANDOM.normal(size=(6, 20, 24))
+    layers[0], layers[2], layers[5] = np.nan, 7.0, np.inf
+    upper, lower = facing(layers, layers, (1.0, 1.0))
+    assert lower.depth.tolist() == [1, 3, 4]
+    assert upper.depth.tolist() == [1, 2, 4]
+    assert (len(upper.layers), len(upper.known), upper.given) == (3, 3, 6)
+    torch.testing.assert_close(lower.layers, window_of(layers[[1, 3, 4]]).layers)
+
+
+def test_a_layer_that_is_hardly_known_is_none():
+    layers = RANDOM.normal(size=(2, 20, 20))
+    layers[1, 1:] = np.nan  # a twentieth is left
+    assert window_of(layers).depth.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    "change", [lambda v: 1e-6 * v, lambda v: 1e25 * v, lambda v: 3 * v + 1e6, lambda v: 1e-300 * v]
+)
+def test_each_layer_has_mean_0_and_deviation_1_whatever_its_unit(change):
+    layers = RANDOM.normal(size=(3, 20, 24))
+    layers[1, :, :5] = np.nan
+    plain, changed = window_of(layers), window_of(change(layers))
+    torch.testing.assert_close(changed.layers, plain.layers, atol=1e-6, rtol=1e-6)
+    inside = changed.layers[1][changed.known[1] > 0].numpy()
+    assert (len(inside), inside.mean(), inside.std()) == (20 * 19, pytest.approx(0, abs=1e-6), pytest.approx(1))
+
+
+def test_a_part_of_16_bits_far_from_zero_is_kept():
+    layers = 60000 + RANDOM.integers(0, 3, (2, 20, 24))
+    plain = window_of(layers - 60000).layers
+    torch.testing.assert_close(window_of(layers.astype(np.uint16)).layers, plain, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("value", [0.1, 1e25, -3.7e-9])
+def test_rounding_of_a_constant_is_no_structure(value):
+    layers = RANDOM.normal(size=(2, 37, 41))
+    layers[0] = value
+    assert window_of(layers).depth.tolist() == [1]
+
+
+def test_joined_voxels_are_means_of_what_is_known():
+    layers = np.tile(np.kron(RANDOM.normal(size=(10, 12)), np.ones((2, 2))), (1, 1, 1))
+    spoiled = layers.copy()
+    spoiled[:, ::2, ::2] = np.nan  # one of each four
+    whole, part = window_of(layers).pooled(2), window_of(spoiled).pooled(2)
+    torch.testing.assert_close(part.layers, whole.layers, atol=1e-5, rtol=1e-5)
+    assert bool((part.known == 1).all())
+    assert (whole.spacing, whole.factor, whole.size) == ((2.0, 2.0), 2, (10, 12))
+
+
+def test_a_window_is_faded_at_its_sides_alone():
+    fade = taper((96, 200))
+    torch.testing.assert_close(fade, fade.flip(0, 1))
+    assert bool((fade[16:80, 16:184] == 1).all())
+    assert float(fade[0].max()) < 0.01
+    assert float(fade[:, 0].max()) < 0.01
+    assert bool((fade[:17, 100].diff() >= 0).all())
+
+
+def test_joined_voxels_fade_over_the_same_length():
+    fine, coarse = taper((96, 96)), taper((48, 48), 2)
+    torch.testing.assert_close(pooled(fine[None], 2)[0], coarse, atol=0.02, rtol=0)
