@@ -4,11 +4,13 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from made_tissue import Waves, pair_of
 
 from volpipe import register_pair
 from volpipe.errors import ConfigError, GeometryError
 from volpipe.geometry import Rigid
+from volpipe.registration.comparison import Surface, centred, correlated
 from volpipe.registration.scores import SCORES
 
 TRUTH = Rigid(0.06, (5.3, -3.8))
@@ -231,3 +233,107 @@ def test_what_cannot_be_registered_is_refused_in_one_line(upper, lower, more, sa
 def test_a_name_that_is_no_score_is_refused_with_those_that_are():
     with pytest.raises(ConfigError, match="likelihood, ncc, mutual-information"):
         register_pair(GOOD, GOOD, gap_layers=0, score="sift")
+
+
+def test_a_prior_in_which_the_windows_do_not_overlap_is_refused():
+    for around in (Rigid(0.0, (30.0, 0.0)), Rigid(0.0, (-25.0, 25.0)), Rigid(0.3, (1e12, 0.0))):
+        with pytest.raises(GeometryError, match="overlap by 0") as refusal:
+            register_pair(GOOD, GOOD, gap_layers=0, max_shift=0, around=around)
+        assert "\n" not in str(refusal.value)
+    assert not register_pair(GOOD, GOOD, gap_layers=0, around=Rigid(0.0, (30.0, 0.0))).accepted  # comes to 26
+
+
+# ---------------------------------------------------------------------- where little is known, nothing is said
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_windows_of_which_other_halves_are_known_say_nothing(score):
+    upper, lower = pair_of(TRUTH, size=(48, 48))
+    upper[:, :, :24], lower[:, :, 24:] = np.nan, np.nan
+    found = register_pair(upper, lower, gap_layers=0, score=score)
+    assert not found.accepted
+    assert max(map(abs, found.transform.shift)) < 1
+    assert 0 <= found.confidence < 0.4
+
+
+def test_a_gap_beyond_which_nothing_is_left_says_nothing():
+    upper, _ = pair_of(TRUTH)
+    for gap in (10**4, 10**9, 10**30):
+        found = register_pair(upper, upper[::-1], gap_layers=gap)  # equal: rounding would find them
+        assert found.confidence < 0.4
+        assert found.transform.shift == pytest.approx((0, 0), abs=0.01)
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_strangers_are_not_accepted_by_any_score(score):
+    for seed in range(3):
+        size = (64, 64)
+        upper, lower = pair_of(TRUTH, seed=seed, size=size)[0], pair_of(TRUTH, seed=seed + 50, size=size)[1]
+        found = register_pair(upper, lower, gap_layers=0, score=score)
+        assert 0 <= found.confidence < 0.9
+        assert not found.accepted
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_a_layer_that_is_not_known_is_no_more_than_lost(score):
+    """At the gap it makes the gap wider; elsewhere the others go on."""
+    upper, lower = pair_of(TRUTH, drift=0.05, layers=6)
+    wider = register_pair(upper, lower[1:], gap_layers=1, score=score)
+    lower[0] = np.nan
+    assert close(register_pair(upper, lower, gap_layers=0, score=score), wider)
+    lower[3] = 7.0
+    shift, angle = errors(register_pair(upper, lower, gap_layers=0, score=score))
+    assert (shift < 1.0, angle < 0.015) == (True, True)
+
+
+def test_a_single_layer_that_is_left_says_nothing_to_the_likelihood():
+    upper, lower = pair_of(TRUTH)
+    upper[:-1], lower[1:] = np.nan, np.nan
+    assert register_pair(upper, lower, gap_layers=0).confidence < 0.4
+    assert errors(register_pair(upper, lower, gap_layers=0, score="pixel_ncc"))[0] < 0.5
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6])
+def test_voxels_that_are_lost_here_and_there(share):
+    upper, lower = pair_of(TRUTH, size=(260, 260), drift=0.02)  # joined by two at the coarse scale
+    for window in (upper, lower):
+        window[np.random.default_rng(4).random(window.shape) < share] = np.nan
+    assert errors(register_pair(upper, lower, gap_layers=0))[0] < 0.5
+
+
+@pytest.mark.parametrize("size", [(33, 48), (64, 64)])
+def test_tissue_without_details_is_not_found_at_rest_because_windows_have_edges(size):
+    """What leaks from a window's edges lies still, and where tissue has no power it is all there is."""
+    for seed in range(6):
+        truth = Rigid(-0.06, (0.05 * size[0], -0.06 * size[0]))
+        upper, lower = pair_of(truth, size=size, drift=0.05, seed=seed, shortest=6.0)
+        found = register_pair(upper, lower, gap_layers=0)
+        assert errors(found, truth)[0] < 0.03 * size[0] or not found.accepted
+
+
+# ---------------------------------------------------------------------- scores of one's own
+
+
+class Overlaid:
+    """A score in ten lines: products of two facing layers."""
+
+    def __init__(self, upper, lower):
+        self.fixed, self.moving, self.spacing = upper.layers[:1], lower.layers[:1], lower.spacing
+
+    def surface(self, turned, canvas):
+        return Surface(correlated(self.fixed, turned, canvas)[0], torch.ones(canvas))
+
+    def value(self, moved):
+        return (centred(self.fixed, moved.shape[1:]) * moved).sum()
+
+
+def test_a_score_of_ones_own_stands_beside_the_others():
+    gaps = []
+
+    def overlaid(upper, lower, gap):
+        gaps.append(gap)
+        return lambda factor: Overlaid(upper.pooled(factor), lower.pooled(factor))
+
+    found = register_pair(*pair_of(TRUTH, 2, drift=0.02), gap_layers=2, score=overlaid)
+    assert errors(found)[0] < 1.0
+    assert gaps == [2]

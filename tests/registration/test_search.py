@@ -85,9 +85,10 @@ def test_where_the_windows_do_not_overlap_all_is_alike():
 
 def test_a_score_that_says_nothing_gives_the_middle_of_the_prior():
     found = landscape(Noise(scatter=0.0), Prior(Rigid(0.02, (3.0, 4.0)), 0.05, (10.0, 20.0)))
-    (place,) = modes(found, 1, 1.0, 100.0)
-    assert place.motion.angle_rad == pytest.approx(0.02, abs=1e-6)
-    assert place.motion.shift == pytest.approx((3.0, 4.0), abs=1e-5)
+    for reach in ((1.0, 100.0), (0.01, 1.0)):
+        (place,) = modes(found, 1, *reach)
+        assert place.motion.angle_rad == pytest.approx(0.02, abs=1e-6)
+        assert place.motion.shift == pytest.approx((3.0, 4.0), abs=1e-5)
 
 
 def test_two_bumps_are_two_places_with_mean_spread_and_mass():
