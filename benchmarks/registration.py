@@ -47,7 +47,7 @@ def main() -> None:
     told = []
     for path in given.volumes:
         rows = measure(read(path), given.gaps, given.trials, methods, options)
-        told.append({"volume": path.name, "table": summaries(rows, options.window), "rows": rows})
+        told.append({"volume": path.name, "table": summaries(rows, options.window)})
         print(f"{path.name}, {options}\n{inverse_problem_text(told[-1]['table'])}\n", flush=True)
     print(save(f"registration-{given.name}", {"options": asdict(options), "volumes": told}))
 
