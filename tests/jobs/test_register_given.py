@@ -84,6 +84,13 @@ def test_what_cannot_be_registered_is_refused_before_anything_is_written(slabs_f
     assert not (tmp_path / "out").exists()
 
 
+def test_slabs_too_far_apart_to_be_paired_are_refused_before_anything_is_written(slabs_file, tmp_path):
+    path = slabs_file({number: {"layers": LAYERS} for number in (1, 2, 3, 4)})
+    with pytest.raises(ConfigError, match="no two slabs that are there lie within 3 of each other"):
+        RegisterJob(slabs=path, output=str(tmp_path / "out")).plan(PLENTY)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_worker_that_is_too_small_is_refused_with_what_would_do(slabs_file, tmp_path):
     job = RegisterJob(slabs=slabs_file(), output=str(tmp_path / "out"))
     with pytest.raises(

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+from made_tissue import Waves, pair_of
 
 from volpipe.errors import GeometryError
 from volpipe.geometry import Rigid
@@ -384,3 +385,19 @@ def test_slabs_that_nothing_joins_are_refused_and_not_laid_on_each_other():
         register_slabs(slabs, gap_layers=1, pair=unsure)
     held = {1: Rigid(0.1, (1.0, 2.0))}
     assert register_slabs(slabs, gap_layers=1, pair=unsure, anchors=held)[1] == held[1]
+
+
+def test_a_layer_without_tissue_at_a_face_does_not_stop_a_stack():
+    """The others of its slab tell where it lies; the pair itself would raise at a blank layer."""
+    poses = [Rigid(), Rigid(0.03, (2.0, -1.5)), Rigid(-0.02, (-1.0, 2.5))]
+    tissue = Waves(drift=0.05)
+    slabs = [tissue.window(range(5 * i, 5 * i + 4), (96, 96), pose) for i, pose in enumerate(poses)]
+    slabs[1][-1] = np.nan
+    slabs[2][0, 3:] = np.nan  # 3 % of a layer is no layer
+    found = register_slabs(slabs, gap_layers=1)
+    assert max(far(one, other) for one, other in zip(found, poses, strict=True)) < 1.0
+
+
+def test_slabs_may_be_lists():
+    slabs = [window.tolist() for window in pair_of(Rigid(0.02, (1.0, -1.0)), gap=1, size=(48, 48), drift=0.05)]
+    assert register_slabs(slabs, gap_layers=1)[0] == Rigid()

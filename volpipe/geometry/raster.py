@@ -95,6 +95,18 @@ class Raster:
         return np.asarray(places * np.asarray(self.spacing_um) + np.asarray(self.origin_um))
 
 
+def plane_size(voxel_size_um: Sequence[float] | None, who: str) -> Vector:
+    """(y, x) of a voxel given as (z, y, x) or (y, x); ones where none is given: then the unit is the voxel.
+
+    Raises:
+        GeometryError: another number of sizes, or one that is not above 0; the line begins with `who`.
+    """
+    sizes = np.atleast_1d(np.asarray((1.0, 1.0) if voxel_size_um is None else voxel_size_um, np.float64)).tolist()
+    if len(sizes) not in (2, 3) or not all(math.isfinite(size) and size > 0 for size in sizes):
+        raise GeometryError(f"{who}: voxel_size_um is {sizes}; give (z, y, x) or (y, x), above 0")
+    return two(sizes[-2:])
+
+
 def two(values: Sequence[float]) -> Vector:
     """Two numbers, as (y, x)."""
     y, x = values

@@ -19,7 +19,7 @@ from volpipe.errors import ConfigError, GeometryError, VolumeError
 from volpipe.geometry import Box, Rigid, SlabFrame
 from volpipe.jobs.slab_reader import AGREE, Layers, SlabReader, stored_levels
 from volpipe.jobs.slabs import SlabEntry, Slabs, load_slabs
-from volpipe.registration.stack import Stack
+from volpipe.registration.stack import SKIPS, Stack
 from volpipe.volume import Source, check_apart, check_place, open_source
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ class Setup:
         self._sources = [self._open(number, entry) for number, entry in enumerate(self.slabs.entries)]
         self.stack = self._stack()
         self._check_gaps()
+        self._check_pairs()
         self._check_window()
 
     # ------------------------------------------------------------------ slabs
@@ -196,6 +197,13 @@ class Setup:
                     f"{self.job.slabs}: gap_layers {gap} between slabs {seam} and {seam + 1}, which have {beside[0]} "
                     f"and {beside[1]} layers; across a gap longer than a slab nothing can be told"
                 )
+
+    def _check_pairs(self) -> None:
+        if not any(self.stack.stack().pairs(SKIPS)):
+            raise ConfigError(
+                f"{self.job.slabs}: no two slabs that are there lie within {max(SKIPS)} of each other; too many are "
+                "missing between"
+            )
 
     def _check_window(self) -> None:
         if min(self.stack.canvas) < SMALLEST:

@@ -36,7 +36,6 @@ from volpipe.volume.folder import Folder
 PAIR, INSIDE, SOLVE = "pair", "inside", "solve"
 FOUND = "stack.json"
 HONEST = 0.5  # weight of a pair that may start a tree: of a confidence of 0.9 and more, contradicted by none
-NOTHING = PairEstimate(Rigid(), 0.0, False)
 
 Pair = tuple[int, int]
 Between = tuple[int, int, int]  # slab, two of its layers
@@ -104,11 +103,8 @@ class PairWork:
 
     def _edge(self, upper: int, lower: int, slabs: dict[int, Layers]) -> Edge:
         stack, size = self.stage.stack.stack(slabs), self.stage.stack.canvas_size_um
-        if not all(map(has_structure, slabs.values())):
-            return Edge(upper, lower, *stack.span(upper, lower), NOTHING)
         edge = stack.edge(upper, lower, self.stage.prior.pair(self.stage.prior.score, size))
-        faces = has_structure(slabs[upper][-1]) and has_structure(slabs[lower][0])
-        if not (self.stage.insides and edge.trust and faces):
+        if not (self.stage.insides and edge.trust):
             return edge
         return stack.between_faces(edge, self.stage.prior.pair(self.stage.prior.slant_score, size))
 
@@ -127,17 +123,12 @@ class InsideWork:
         for layer in (upper, lower):
             held[layer] = self.stage.stack.read(slab, range(layer, layer + 1))[0]
         read = time.perf_counter()
-        inside = self._inside(slab, upper, lower, held)
+        pair = self.stage.prior.pair(self.stage.prior.slant_score, self.stage.stack.canvas_size_um)
+        inside = self.stage.stack.stack({slab: held}).between_layers(slab, upper, lower, pair)
         motion = self.stage.stack.between_slabs(slab, slab, inside.estimate.transform)
         put(self.stage.folder, inside_key(slab, upper, lower), told_inside(_moved(inside, motion)))
         seconds = {"read": read - began, "compute": time.perf_counter() - read}
         return Receipt(INSIDE, item, seconds=seconds, bytes_read=2 * held[0].nbytes)
-
-    def _inside(self, slab: int, upper: int, lower: int, held: Layers) -> Inside:
-        stack = self.stage.stack.stack({slab: held})
-        pair = self.stage.prior.pair(self.stage.prior.slant_score, self.stage.stack.canvas_size_um)
-        whole = has_structure(held[upper]) and has_structure(held[lower])
-        return stack.between_layers(slab, upper, lower, pair if whole else lambda *_, **__: NOTHING)
 
 
 @dataclass(frozen=True)
@@ -203,12 +194,6 @@ class FoundStack:
         trusted = sum(pair["weight"] > 0 for pair in stored["pairs"])
         poses = tuple(map(motion_of, stored["poses"]))
         return cls(poses, motions, trusted, len(stored["pairs"]), tuple(stored["bridged"]))
-
-
-def has_structure(layers: Layers) -> bool:
-    """Whether something is known of them that is not all of one value."""
-    known = layers[np.isfinite(layers)]
-    return bool(known.size) and bool(np.ptp(known) > 0)
 
 
 # ---------------------------------------------------------------------- as JSON

@@ -29,8 +29,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import fft, ndimage
 
-from volpipe.errors import GeometryError, VolumeError
+from volpipe.errors import VolumeError
 from volpipe.geometry import Rigid
+from volpipe.geometry.raster import plane_size
 from volpipe.geometry.transform import wrapped
 
 FACING_LAYERS = 4  # averaged: noise goes, what moves with depth does not come in
@@ -91,7 +92,8 @@ def coarse_alignment(
         VolumeError: a slab that has not three axes of real numbers, or no tissue.
         GeometryError: a voxel size that is not above zero.
     """
-    um, above_gap, below_gap = _checked_um(voxel_size_um), _layers("upper", upper), _layers("lower", lower)
+    um = np.array(plane_size(voxel_size_um, "coarse alignment"))
+    above_gap, below_gap = _layers("upper", upper), _layers("lower", lower)
     pixel = max(float(np.multiply(slab.shape[1:], um).max()) for slab in (above_gap, below_gap)) / PIXELS
     above = _sheet("upper", above_gap[-FACING_LAYERS:], um, pixel)
     sides = {False: _sheet("lower", below_gap[:FACING_LAYERS], um, pixel)}
@@ -114,16 +116,6 @@ def _layers(name: str, given: ArrayLike) -> NDArray[Any]:
             "(z, y, x)"
         )
     return slab
-
-
-def _checked_um(voxel_size_um: Sequence[float] | None) -> NDArray[np.float64]:
-    """(y, x) of a voxel, ones where none is given."""
-    size = np.atleast_1d(np.asarray((1.0, 1.0) if voxel_size_um is None else voxel_size_um, np.float64))
-    if size.shape not in ((2,), (3,)) or not (np.isfinite(size) & (size > 0)).all():
-        raise GeometryError(
-            f"coarse alignment: voxel_size_um is {tuple(size.tolist())}; give (z, y, x) or (y, x), above 0"
-        )
-    return size[-2:]
 
 
 @dataclass(frozen=True)

@@ -22,3 +22,6 @@ class PairEstimate:
     transform: Rigid
     confidence: float
     accepted: bool
+
+
+NOTHING = PairEstimate(Rigid(), 0.0, False)  # of windows that nothing can be told of

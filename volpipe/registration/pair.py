@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from volpipe.errors import GeometryError
 from volpipe.geometry import Rigid
+from volpipe.geometry.raster import plane_size
 from volpipe.registration.comparison import LEAST_OVERLAP, Comparison, Score
 from volpipe.registration.estimate import PairEstimate
 from volpipe.registration.refine import refined
@@ -74,7 +74,7 @@ def register_pair(
         GeometryError: windows or a prior that cannot be registered.
         ConfigError: no such score.
     """
-    spacing = _spacing(voxel_size_um)
+    spacing = plane_size(voxel_size_um, "register_pair")
     gap = _checked(gap_layers, max_shift, max_angle_rad)
     above, below = facing(upper, lower, spacing)
     prepared = score_of(score)(above, below, gap)
@@ -132,15 +132,6 @@ def _factor(size: int, voxels: int) -> int:
 
 def _width(size: tuple[int, int], spacing: tuple[float, float]) -> float:
     return min(n * voxel for n, voxel in zip(size, spacing, strict=True))
-
-
-def _spacing(voxel_size_um: Sequence[float] | None) -> tuple[float, float]:
-    if voxel_size_um is None:
-        return 1.0, 1.0
-    sizes = np.atleast_1d(voxel_size_um).tolist()
-    if len(sizes) not in (2, 3) or not all(math.isfinite(size) and size > 0 for size in sizes):
-        raise GeometryError(f"register_pair: voxel_size_um is {sizes}; give (z, y, x) or (y, x), above 0")
-    return float(sizes[-2]), float(sizes[-1])
 
 
 def _checked(gap_layers: Any, max_shift: float, max_angle_rad: float) -> int:

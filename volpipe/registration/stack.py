@@ -26,7 +26,9 @@ from numpy.typing import NDArray
 
 from volpipe.errors import GeometryError
 from volpipe.geometry import Rigid
-from volpipe.registration.estimate import PairEstimate
+from volpipe.geometry.raster import plane_size
+from volpipe.registration.estimate import NOTHING, PairEstimate
+from volpipe.registration.known import has_structure
 from volpipe.registration.slant import Inside
 from volpipe.registration.solve import Edge, StackSolution, solve_stack
 
@@ -148,7 +150,7 @@ class Stack:
         Raises:
             GeometryError: as `register_slabs`.
         """
-        there = {i: slab for i, slab in enumerate(given) if slab is not None}
+        there = {i: np.asarray(slab) for i, slab in enumerate(given) if slab is not None}
         _check_slabs(len(given), there)
         layers = tuple(len(there[i]) if i in there else _usual(there) for i in range(len(given)))
         known = {i: slab for i, slab in there.items() if not _is_blank(slab)}
@@ -157,7 +159,7 @@ class Stack:
                 "slabs: the first one is missing, and poses are in its frame; begin with one that is there"
             )
         height, width = known[0].shape[1:]
-        y, x = (1.0, 1.0) if voxel_size_um is None else _checked_size(voxel_size_um)
+        y, x = plane_size(voxel_size_um, "slabs")
         radius = float(np.hypot(height * y, width * x) / np.sqrt(12))
         return cls(known, layers, _checked_gaps(gap_layers, len(given) - 1), radius)
 
@@ -178,21 +180,21 @@ class Stack:
         return self.tops[lower] - (self.lost(upper, lower) + 1) / 2, self.lost(upper, lower) + 1
 
     def edge(self, upper: int, lower: int, pair: Pair) -> Edge:
-        """Two slabs, with all of their layers."""
-        estimate = pair(self.slabs[upper], self.slabs[lower], gap_layers=self.lost(upper, lower))
+        """Two slabs, with all of their layers; nobody trusts it if one of them is blank."""
+        estimate = _told(pair, self.slabs[upper], self.slabs[lower], gap_layers=self.lost(upper, lower))
         return Edge(upper, lower, *self.span(upper, lower), estimate)
 
     def between_faces(self, edge: Edge, pair: Pair) -> Edge:
         """The same by the two layers at the gap alone, around what is known; as it was where these do not tell."""
         upper, lower = self.slabs[edge.upper][-1:], self.slabs[edge.lower][:1]
         narrow = {"max_shift": FACES_SHIFT, "max_angle_rad": FACES_ANGLE_RAD, "around": edge.estimate.transform}
-        found = pair(upper, lower, gap_layers=edge.layers - 1, **narrow)
+        found = _told(pair, upper, lower, gap_layers=edge.layers - 1, **narrow)
         return replace(edge, estimate=replace(edge.estimate, transform=found.transform)) if found.accepted else edge
 
     def between_layers(self, slab: int, upper: int, lower: int, pair: Pair) -> Inside:
-        """Two layers of one slab."""
+        """Two layers of one slab; nobody trusts it if one of them is blank."""
         one, other = (self.slabs[slab][layer : layer + 1] for layer in (upper, lower))
-        estimate = pair(one, other, gap_layers=lower - upper - 1)
+        estimate = _told(pair, one, other, gap_layers=lower - upper - 1)
         return Inside(slab, self.tops[slab] + (upper + lower) / 2, lower - upper, estimate)
 
     def pairs(self, skips: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -210,6 +212,11 @@ class Stack:
                 last = self.layers[slab] - 1 - layers
                 for first in np.unique(np.linspace(0, last, MOST_INSIDE).astype(int)).tolist():
                     yield slab, first, first + layers
+
+
+def _told(pair: Pair, upper: Slab, lower: Slab, **how: Any) -> PairEstimate:
+    """What a pair says of layers; nothing of blank ones, at which it would raise."""
+    return NOTHING if _is_blank(upper) or _is_blank(lower) else pair(upper, lower, **how)
 
 
 # ---------------------------------------------------------------------- checks
@@ -241,10 +248,9 @@ def _usual(there: Mapping[int, Slab]) -> int:
     return found[0]
 
 
-def _is_blank(slab: Slab) -> bool:
-    """Whether nothing of it is known, or all is of one value; layer by layer, so that the first with tissue answers."""
-    known = (layer[np.isfinite(layer)] for layer in slab)
-    return all(not layer.size or layer.min() == layer.max() for layer in known)
+def _is_blank(layers: Slab) -> bool:
+    """Whether no layer can be registered; layer by layer, so that the first with tissue answers."""
+    return not any(map(has_structure, layers))
 
 
 def _checked_gaps(given: int | Sequence[int], seams: int) -> tuple[int, ...]:
@@ -271,13 +277,6 @@ def _checked_anchors(anchors: Mapping[int, Rigid], count: int) -> dict[int, Rigi
         if slab == 0 and pose != Rigid():
             raise GeometryError("anchors: slab 0 is the frame; give poses of other slabs in it")
     return {int(slab): pose for slab, pose in anchors.items()}
-
-
-def _checked_size(voxel_size_um: Sequence[float]) -> tuple[float, float]:
-    size = tuple(float(part) for part in voxel_size_um)
-    if len(size) not in (2, 3) or not all(0 < part < np.inf for part in size):
-        raise GeometryError(f"voxel_size_um: {size}; give (z, y, x) or (y, x), above 0")
-    return size[-2], size[-1]
 
 
 def _is_whole(value: object) -> bool:

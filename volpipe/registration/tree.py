@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from volpipe.errors import GeometryError
 from volpipe.geometry import Box, Node, NodeGrid, Rigid, SlabFrame
 from volpipe.registration.estimate import PairEstimate
+from volpipe.registration.known import has_structure
 
 Read = Callable[[int, Box], NDArray[Any]]  # (level, box (y, x) within the slab) -> its layers (z, y, x)
 
@@ -278,9 +279,4 @@ def _crop(read: Read, level: int, box: Box, shape: Sequence[int]) -> tuple[NDArr
     layers = read(level, inside)
     crop = np.full((len(layers), *box.shape), np.nan, np.float32)
     crop[(slice(None), *inside.relative_to(box.start).slices)] = layers
-    return (crop if any(map(_has_structure, crop)) else None), layers.size
-
-
-def _has_structure(layer: NDArray[np.float32]) -> bool:
-    known = layer[np.isfinite(layer)]
-    return known.size >= LEAST_KNOWN * layer.size and bool(np.ptp(known) > 0)
+    return (crop if any(has_structure(layer, LEAST_KNOWN) for layer in crop) else None), layers.size

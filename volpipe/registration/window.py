@@ -21,13 +21,13 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from volpipe.errors import GeometryError
+from volpipe.registration.known import LEAST_KNOWN
 
 SMALLEST = 16  # voxels across: below, a window has no two independent structures
 # Voxels that are faded at each side: a window's edge is no structure of tissue. As a share of the width 0.05 was best
 # for windows of 256 of light-sheet tissue and 0.2 for windows of 96 of a whole brain: 13 and 19 voxels.
 TAPER = 16
 MOST_FADED = 1 / 6  # of the width, at each side
-LEAST_KNOWN = 0.05  # of a layer: what is less is no layer
 LEAST_JOINED = 0.25  # known of the voxels that are joined to one
 FLAT = 64  # roundings: a deviation that small, of values up to 1, is that of a constant
 
