@@ -1,6 +1,6 @@
 """A slab is read alike at every level, from a pyramid or pooled; canvases know where their slabs' centres lie."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import get_args
 
 import numpy as np
@@ -35,6 +35,27 @@ def test_what_is_not_stored_is_the_mean_of_what_is(volume, noise, level):
     for box in (Box.from_shape(whole.shape[1:]), Box((1, 2), whole.shape[1:]), Box((2, 0), (5, 3))):
         found = reader.read(level, box, range(2, 4))
         np.testing.assert_allclose(found, whole[3:5, *box.slices], rtol=1e-6, atol=1e-6)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A level of chunks of 16 rows that keeps the rows it was asked for."""
+
+    rows: list = field(default_factory=list)
+    shape: tuple = (6, 200, 46)
+    chunk: tuple = (6, 16, 16)
+
+    def read(self, box):
+        self.rows.append((box.start[1], box.stop[1]))
+        return np.zeros((1, *box.shape), np.float32)
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_a_row_of_chunks_is_read_once_and_no_more_than_one_at_once(level):
+    asked = Asked()
+    reader = SlabReader(SlabFrame((200, 46), SIZE_UM[1:]), 0, 6, ((0, asked),))
+    reader.read(level, Box((20 >> level, 0), (100 >> level, 8)), range(2))
+    assert asked.rows == [(20, 32), (32, 48), (48, 64), (64, 80), (80, 96), (96, 100)]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ Convention: float32; NaN is not known. Level k covers what it can of level 0, it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,9 +42,7 @@ class SlabReader:
         stored, source = [each for each in self.sources if each[0] <= level][-1]
         factor = 2 ** (level - stored)
         out = np.empty((len(layers), *box.shape), np.float32)
-        step = max(1, -(-source.chunk[1] // factor))  # whole chunks, little at once
-        for row in range(box.start[0], box.stop[0], step):
-            rows = Box((row, box.start[1]), (min(row + step, box.stop[0]), box.stop[1]))
+        for rows in _strips(box, max(1, -(-source.chunk[1] // factor))):  # whole chunks, little at once
             voxels = source.read(self._stored(rows, factor, source, layers)).astype(np.float32)
             out[:, *rows.relative_to(box.start).slices] = downsample(voxels, (1, factor, factor), "mean")[0]
         return out
@@ -61,6 +59,15 @@ class SlabReader:
         start = [a * factor for a in rows.start]
         stop = [min(b * factor, n) for b, n in zip(rows.stop, source.shape[1:], strict=True)]
         return Box((self.first + layers.start, *start), (self.first + layers.stop, *stop))
+
+
+def _strips(box: Box, step: int) -> Iterator[Box]:
+    """The box (y, x) in strips that end at multiples of a step, so that a row of chunks is read once."""
+    row = box.start[0]
+    while row < box.stop[0]:
+        stop = min((row // step + 1) * step, box.stop[0])
+        yield Box((row, box.start[1]), (stop, box.stop[1]))
+        row = stop
 
 
 def stored_levels(location: str, registered: Source, level: int, channel: int | None) -> tuple[tuple[int, Source], ...]:
