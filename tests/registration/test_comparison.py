@@ -114,3 +114,40 @@ def test_what_is_not_known_changes_no_score(score):
         surfaces.append(comparison.surface(comparison.moving, (54, 54)).score)
     torch.testing.assert_close(*surfaces)
     assert bool(surfaces[0].isfinite().all())
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_where_nothing_fits_a_score_scatters_alike_about_one_level_whatever_the_overlap(score):
+    little, much = [], []
+    for seed in range(8):
+        upper, lower = (pair_of(Rigid(), size=(64, 64), seed=n, longest=20.0)[0] for n in (seed, seed + 50))
+        comparison = SCORES[score](*facing(upper, lower, (1.0, 1.0)), 0)(1)
+        surface = comparison.surface(comparison.moving, canvas_of((64, 64), (40, 40)))
+        little.append(surface.score[(surface.overlap > 0.3) & (surface.overlap < 0.5)])
+        much.append(surface.score[surface.overlap > 0.75])
+    few, many = torch.cat(little), torch.cat(much)
+    assert 0.8 < float(few.std() / many.std()) < 1.2
+    assert abs(float((few.mean() - many.mean()) / many.std())) < 0.2
+
+
+@pytest.mark.parametrize("score", ["pixel_ncc", "2d"])
+def test_a_part_of_a_layer_that_is_nearly_flat_is_like_nothing(score):
+    """Though it is the same in both windows to the last bit, and all that lies on each other."""
+    (tissue,) = pair_of(Rigid(), size=(48, 48), layers=1)[0]
+    tissue[:, :24] -= tissue[:, :24].mean()
+    upper, lower = tissue.copy(), np.roll(tissue, -24, 1)
+    upper[:, 24:] *= 1e-3
+    lower[:, :24] *= 1e-3
+    comparison = SCORES[score](*facing(upper[None], lower[None], (1.0, 1.0)), 0)(1)
+    surface = comparison.surface(comparison.moving, (96, 96))
+    assert float(surface.overlap[0, 24]) == pytest.approx(0.5)
+    assert abs(float(surface.score[0, 24])) < 0.01
+
+
+def test_a_patch_holds_the_upper_ones_last_layers_against_the_lower_ones_first_in_their_order():
+    """Layers that have nothing in common: those of the two windows are paired one by one, and all fit at rest."""
+    layers = np.random.default_rng(0).normal(size=(4, 40, 40))
+    upper, lower = np.concatenate([layers[::-1], layers]), np.concatenate([layers, layers[::-1]])
+    comparison = SCORES["trivial"](*facing(upper, lower, (1.0, 1.0)), 0)(1)
+    score = comparison.surface(comparison.moving, (60, 60)).score
+    assert float(score[0, 0]) == pytest.approx(40 * 40 / 4**2, rel=0.01)  # patches, each of which is its twin

@@ -129,6 +129,14 @@ def test_what_is_not_known_has_no_weight(score):
     assert errors(register_pair(upper, lower, gap_layers=0, score=score))[0] < 1.0
 
 
+@pytest.mark.parametrize("score", ["likelihood", "ncc"])
+def test_a_bright_rim_of_both_windows_is_not_taken_for_tissue_at_rest(score):
+    windows = [(window - window.mean()) / window.std() for window in pair_of(TRUTH, drift=0.05)]
+    for window in windows:
+        window[:, :2], window[:, -2:], window[:, :, :2], window[:, :, -2:] = 6, 6, 6, 6
+    assert errors(register_pair(*windows, gap_layers=0, score=score))[0] < 0.5
+
+
 def test_layers_of_the_gap_that_are_not_given_are_not_read():
     tissue = Waves(drift=0.1)
     whole = tissue.window(range(10), (96, 96))
@@ -165,6 +173,17 @@ def test_a_prior_of_nothing_is_the_answer():
 
 def errors_of_shift(motion):
     return math.dist(motion.shift, TRUTH.shift)
+
+
+def test_a_truth_at_the_edge_of_the_prior_is_not_drawn_inwards():
+    """Where a place is broad; on average over 16, by less than half a voxel."""
+    inwards = []
+    for seed in range(16):
+        side = np.array([(1, 1), (1, -1), (-1, 1), (-1, -1)][seed % 4])
+        windows = pair_of(Rigid(0.0, tuple(6.4 * side)), 2, (64, 64), drift=0.3, seed=seed, longest=40.0)
+        found = register_pair(*windows, gap_layers=2, max_angle_rad=0).transform
+        inwards.append(6.4 - found.shift * side)
+    assert np.mean(inwards) < 0.45
 
 
 def test_the_middle_of_the_prior_may_lie_elsewhere():
@@ -256,9 +275,10 @@ def test_windows_of_which_other_halves_are_known_say_nothing(score):
     assert 0 <= found.confidence < 0.4
 
 
-def test_a_gap_beyond_which_nothing_is_left_says_nothing():
-    upper, _ = pair_of(TRUTH)
-    for gap in (10**4, 10**9, 10**30):
+@pytest.mark.parametrize(("drift", "gaps"), [(0.25, (10**4, 10**9, 10**30)), (0.05, (2**12,))])
+def test_a_gap_beyond_which_nothing_is_left_says_nothing(drift, gaps):
+    upper, _ = pair_of(TRUTH, drift=drift)
+    for gap in gaps:
         found = register_pair(upper, upper[::-1], gap_layers=gap)  # equal: rounding would find them
         assert found.confidence < 0.4
         assert found.transform.shift == pytest.approx((0, 0), abs=0.01)
@@ -337,3 +357,28 @@ def test_a_score_of_ones_own_stands_beside_the_others():
     found = register_pair(*pair_of(TRUTH, 2, drift=0.02), gap_layers=2, score=overlaid)
     assert errors(found)[0] < 1.0
     assert gaps == [2]
+
+
+def dots(size, places):
+    """(1, size, size): round dots at places from the centre, each as high as is said."""
+    image, at = torch.zeros(size, size), torch.arange(size) - (size - 1) / 2
+    for (row, column), height in places.items():
+        image += height * torch.exp(-((at[:, None] - row) ** 2 + (at - column) ** 2) / 2)
+    return image[None]
+
+
+class Dots(Overlaid):
+    """A score of noise, with places where it is as high as is said."""
+
+    def __init__(self, size, places, spacing):
+        noise, high = 0.1 * torch.randn(size, size, generator=torch.Generator().manual_seed(0)), dots(size, places)
+        self.fixed, self.moving = torch.where(high > 1e-6, high, noise), dots(size, {(0, 0): 1.0})
+        self.spacing = (spacing, spacing)
+
+
+def test_of_places_that_the_coarse_scale_cannot_tell_apart_the_fine_one_decides():
+    """The coarse one, of voxels twice as wide, likes the wrong place better; the fine one sees nothing there."""
+    scales = {2: Dots(128, {(5, 5): 1.01, (-6, -4): 1.0}, 2.0), 1: Dots(256, {(-12, -8): 1.0}, 1.0)}
+    windows = np.random.default_rng(0).normal(size=(2, 2, 256, 256))
+    found = register_pair(*windows, gap_layers=0, score=lambda *_: scales.get, max_angle_rad=0)
+    assert found.transform.shift == pytest.approx((-12.0, -8.0), abs=0.2)

@@ -91,6 +91,21 @@ def test_a_score_that_says_nothing_gives_the_middle_of_the_prior():
         assert place.motion.shift == pytest.approx((3.0, 4.0), abs=1e-5)
 
 
+@pytest.mark.parametrize("level", [0.0, -3.0])
+def test_where_all_that_is_searched_is_no_better_than_noise_all_of_it_is_as_likely(level):
+    """What the windows do not see there stays out."""
+    height = torch.full((len(ANGLES), len(ROWS), len(COLUMNS)), level)
+    height[:, :, :5] = -math.inf
+    height[2, 3, 7] -= 1.0
+    share = Landscape(ANGLES, ROWS, COLUMNS, height).posterior()
+    assert not share[:, :, :5].any()
+    seen = share[:, :, 5:]
+    assert float(seen.sum()) == pytest.approx(1)
+    assert float(seen.min()) == pytest.approx(float(seen.max()), rel=1e-3)
+    assert int(share.argmin()) == 0
+    assert float(share[2, 3, 7]) < float(seen.max())
+
+
 def test_two_bumps_are_two_places_with_mean_spread_and_mass():
     first, second = (-0.01, -4.0, 5.0), (0.0, 6.0, -6.0)
     found = of_posterior(0.7 * bump(*first) + 0.3 * bump(*second))

@@ -76,13 +76,16 @@ def test_rounding_of_a_constant_is_no_structure(value):
     assert window_of(layers).depth.tolist() == [1]
 
 
-def test_joined_voxels_are_means_of_what_is_known():
+@pytest.mark.parametrize(("lost", "known"), [([], 1), ([0], 1), ([1, 2], 1), ([0, 1, 3], 0)])
+def test_joined_voxels_are_means_of_what_is_known_and_not_known_where_a_quarter_is_all(lost, known):
+    """Two by two alike; of each four some are lost, by their number."""
     layers = np.tile(np.kron(RANDOM.normal(size=(10, 12)), np.ones((2, 2))), (1, 1, 1))
     spoiled = layers.copy()
-    spoiled[:, ::2, ::2] = np.nan  # one of each four
+    for place in lost:
+        spoiled[:, place // 2 :: 2, place % 2 :: 2] = np.nan
     whole, part = window_of(layers).pooled(2), window_of(spoiled).pooled(2)
-    torch.testing.assert_close(part.layers, whole.layers, atol=1e-5, rtol=1e-5)
-    assert bool((part.known == 1).all())
+    torch.testing.assert_close(part.layers, known * whole.layers, atol=1e-5, rtol=1e-5)
+    assert bool((part.known == known).all())
     assert (whole.spacing, whole.factor, whole.size) == ((2.0, 2.0), 2, (10, 12))
 
 
