@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import click
 
 from volpipe.cli.options import build, options
-from volpipe.cli.running import run_options, run_or_describe
-from volpipe.errors import ConfigError
+from volpipe.cli.running import report_of, run_options, run_or_describe
 from volpipe.jobs.inverse_problem import InverseProblemJob
 
 
@@ -28,7 +26,7 @@ def inverse_problem(**values: Any) -> None:
     trial and pictures in the folder --output.
     """
     job = build(InverseProblemJob, values)
-    report = None if values["dry_run"] else _report()  # before the run: what is missing then would be missed late
+    report = None if values["dry_run"] else report_of("inverse_problem")
     run_or_describe(job, values)
     if report is None:
         return
@@ -36,11 +34,3 @@ def inverse_problem(**values: Any) -> None:
     click.echo(text)
     for name in files:
         click.echo(name)
-
-
-def _report() -> Callable[[str], tuple[str, list[str]]]:
-    try:
-        from volpipe.report.inverse_problem import report
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"pictures: {error.name} is missing; pip install 'volpipe[report]'") from None
-    return report

@@ -7,15 +7,18 @@ from typing import Any
 import click
 
 from volpipe.cli.options import build, options
-from volpipe.cli.running import run_options, run_or_describe
+from volpipe.cli.running import pictures_option, report_of, run_options, run_or_describe
 from volpipe.jobs.register import RegisterJob
 
 
 @click.command(short_help="Find where each slab of a stack lies.")
 @options(RegisterJob, arguments=("slabs", "output"))
 @run_options
-def command(**values: Any) -> None:
+@pictures_option
+def command(pictures: bool, **values: Any) -> None:
     """Find where each of the slabs that SLABS lists lies in the first one; OUTPUT/transforms.json is for volpipe warp.
+
+    OUTPUT/pictures/index.html shows what was found; the same command again draws it again.
 
     A slab that is missing, or without tissue, is bridged: its pose is interpolated, and that is said. SLABS is a file:
 
@@ -29,4 +32,8 @@ def command(**values: Any) -> None:
       volume: brain.ome.zarr                       or cut planes
       cuts: [[0, 75], [77, 152]]
     """
-    run_or_describe(build(RegisterJob, values), values)
+    job = build(RegisterJob, values)
+    report = report_of("registration") if pictures and not values["dry_run"] else None
+    run_or_describe(job, values)
+    if report is not None:
+        click.echo(report(job))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import click
@@ -27,6 +28,25 @@ def calibrate_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--calibrate", is_flag=True, help="With --dry-run: run three blocks and tell the hours.")(
         function
     )
+
+
+def pictures_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--no-pictures, of commands that leave a page of them."""
+    text = "Draw the page of pictures of a registration, OUTPUT/pictures/index.html."
+    return click.option("--pictures/--no-pictures", default=True, help=f"{text} [default: pictures]")(function)
+
+
+def report_of(name: str) -> Any:
+    """What draws the pictures of a kind of job; asked for before a run, since what is missing after it is missed late.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    try:
+        return import_module(f"volpipe.report.{name}").report
+    except ModuleNotFoundError as error:
+        also = ", or give --no-pictures" if name == "registration" else ""
+        raise ConfigError(f"pictures: {error.name} is missing; pip install 'volpipe[report]'{also}") from None
 
 
 def run_or_describe(job: Job, values: dict[str, Any]) -> None:

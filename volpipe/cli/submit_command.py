@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from volpipe.cli.running import describe, run_and_tell
+from volpipe.cli.running import describe, pictures_option, report_of, run_and_tell
+from volpipe.jobs.register import RegisterJob
 from volpipe.runtime.pipeline import load_pipeline
 
 
@@ -12,11 +13,16 @@ from volpipe.runtime.pipeline import load_pipeline
 @click.argument("pipeline", metavar="PIPELINE.yaml")
 @click.option("--dry-run", is_flag=True, help="Print the plan of the first job and check the others; write nothing.")
 @click.option("--restart", is_flag=True, help="Throw away what an earlier run made, and begin anew.")
-def command(pipeline: str, dry_run: bool, restart: bool) -> None:
+@pictures_option
+def command(pipeline: str, dry_run: bool, restart: bool, pictures: bool) -> None:
     """Run the jobs of PIPELINE.yaml one after the other (paths are relative to the current directory)."""
     loaded = load_pipeline(pipeline)
-    for job in loaded.job_list[: 1 if dry_run else None]:  # a later job may read what an earlier one makes
-        if dry_run:
-            describe(job, loaded.run)
-        else:
-            run_and_tell(job, loaded.run, restart)
+    if dry_run:
+        describe(loaded.job_list[0], loaded.run)  # a later job may read what an earlier one makes
+        return
+    drawn = pictures and any(isinstance(job, RegisterJob) for job in loaded.job_list)
+    report = report_of("registration") if drawn else None
+    for job in loaded.job_list:
+        run_and_tell(job, loaded.run, restart)
+        if report is not None and isinstance(job, RegisterJob):
+            click.echo(report(job))

@@ -262,14 +262,14 @@ def _rectangle(box: Box, **style: Any) -> patches.Rectangle:
 def _scale_bar(axis: Axes, shape: tuple[int, ...], pixel_um: float) -> None:
     """A bar of a round length, at most a quarter of the width, in the lower left corner."""
     rows, columns = shape
-    length_um = _round_length(columns * pixel_um / 4)
+    length_um = round_length(columns * pixel_um / 4)
     label = f"{length_um:g} µm" if length_um >= 1 else f"{length_um * 1e3:g} nm"
     corner = (0.05 * columns, 0.93 * rows)
     axis.add_patch(patches.Rectangle(corner, length_um / pixel_um, 0.02 * rows, color="white"))
     axis.annotate(label, corner, (0, 4), textcoords="offset points", color="white", fontsize=8)
 
 
-def _round_length(length: float) -> float:
+def round_length(length: float) -> float:
     """The largest of 1, 2, 5 times a power of ten that is at most `length`."""
     decade: float = 10.0 ** math.floor(math.log10(length))
     return max(step * decade for step in (1, 2, 5) if step * decade <= length * (1 + 1e-9))
