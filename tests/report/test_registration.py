@@ -107,6 +107,16 @@ def test_a_cut_of_many_layers_is_every_so_manieth_of_them(planes, monkeypatch):
     np.testing.assert_array_equal(planes.cut(registered=True), whole[::5])
 
 
+def test_a_cut_does_not_depend_on_how_many_layers_are_read_at_once(planes, monkeypatch):
+    whole, read, most = planes.cut(registered=True), SlabReader.read, []
+    monkeypatch.setattr(registration_planes, "TOGETHER", 3)
+    monkeypatch.setattr(
+        SlabReader, "read", lambda self, level, box, n: most.append(len(n)) or read(self, level, box, n)
+    )
+    np.testing.assert_array_equal(planes.cut(registered=True), whole)
+    assert max(most) == 3
+
+
 def test_no_slab_is_read_at_more_pixels_than_a_picture_has(planes, monkeypatch):
     seen = []
 

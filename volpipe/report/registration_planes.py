@@ -31,6 +31,7 @@ Pull = Callable[[Points], Points]
 
 MOST_PIXELS = 2**18  # of a slab's plane: 512 across
 MOST_ROWS = 1024  # layers of a cut
+TOGETHER = 64  # layers of a piece that are read at once: a tenth of a slab's width, as eight whole layers are
 PIECE = 32  # pixels of a cut that are read at once: turned by 0.1 rad they lie in 4 rows of a slab
 
 
@@ -124,9 +125,9 @@ class Planes:
         return np.concatenate(pieces, axis=2)[:, 0]
 
     def _layers(self, slab: int, layers: list[int], box: Box) -> Layers:
-        """Chunks hold several layers: those that lie together are read together."""
-        reader = self.stack.reader(slab)
-        runs = [range(layers[0], layers[-1] + 1)] if self.step == 1 else [range(n, n + 1) for n in layers]
+        """Chunks hold several layers: those that lie together are read together, TOGETHER at most."""
+        reader, count = self.stack.reader(slab), TOGETHER if self.step == 1 else 1
+        runs = [range(n, min(n + count, layers[-1] + 1)) for n in layers[::count]]
         return np.concatenate([reader.read(self.level, box, run) for run in runs])
 
 
