@@ -107,10 +107,10 @@ def test_after_a_failure_items_are_handed_out_one_by_one(job, monkeypatch):
 
     monkeypatch.setattr("volpipe.runtime.run.SerialCrew", Watched)
     with pytest.raises(BlocksFailed):
-        go(job(count=100, faults={0: ("bad", 99)}))
-    in_hand, later = sizes[:2], sizes[2:]
-    assert min(in_hand) > 1
-    assert set(later) == {1}
+        go(job(count=100, faults={30: ("bad", 99)}))
+    first_of_them = next(place for place in range(len(sizes)) if sum(sizes[: place + 1]) > 30)
+    assert max(sizes[:first_of_them]) > 1
+    assert set(sizes[first_of_them + 2 :]) == {1}  # two were in hand
 
 
 def test_workers_that_are_slow_to_end_do_not_undo_a_run(job, monkeypatch):

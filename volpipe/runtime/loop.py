@@ -16,6 +16,8 @@ from volpipe.runtime.worker import Failure
 
 BATCHES_IN_HAND = 2  # per slot: one at work, one waiting in the worker
 LARGEST_BATCH = 16
+BATCH_S = 1.0  # of items as they were: a kill loses a batch, a stage's end waits for one; Dask's 10 ms are 1 % of it
+FADES = 0.5  # what an earlier item counts beside the next one
 HOPELESS = 8  # failures before the first success: every block fails alike
 
 
@@ -32,6 +34,7 @@ class Loop:
         self._batches_out = 0
         self._tries: dict[tuple[str, int], int] = {}
         self._any_done = done.count > 0
+        self._seconds: dict[str, float] = {}  # of an item, by work
 
     def receipts(self) -> Iterator[Receipt]:
         """Every receipt, as it comes."""
@@ -47,7 +50,8 @@ class Loop:
 
     def _fill(self) -> None:
         while self._batches_out < self._window:
-            batch = self._schedule.take(1 if self._tries else self._batch)  # a poisoned item must not take others along
+            # a poisoned item must not take others along
+            batch = self._schedule.take(1 if self._tries else self._batch, self._most)
             if not batch:
                 return
             self._in_hand |= {task.name: task for task in batch}
@@ -55,8 +59,15 @@ class Loop:
             self._crew.submit(work, self._plan.works[work], [task.item for task in batch])
             self._batches_out += 1
 
+    def _most(self, work: str) -> int:
+        """Items of a batch: one while nobody knows how long they take."""
+        seconds = self._seconds.get(work)
+        return 1 if seconds is None else max(1, int(BATCH_S / max(seconds, BATCH_S / LARGEST_BATCH)))
+
     def _finished(self, receipt: Receipt) -> Receipt:
         self._any_done = True
+        took = sum(receipt.seconds.values())
+        self._seconds[receipt.work] = took + FADES * (self._seconds.get(receipt.work, took) - took)
         del self._in_hand[receipt.work, receipt.item]
         return receipt  # whoever takes it marks it as done, before the next batch is filled
 

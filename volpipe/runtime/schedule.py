@@ -7,7 +7,7 @@ What is done is one byte an item, so 10^6 blocks cost a megabyte.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from volpipe.plan import Task, TaskName
 
@@ -52,8 +52,8 @@ class Schedule:
         self._held: deque[Task] = deque()
         self._again: deque[Task] = deque()
 
-    def take(self, count: int) -> list[Task]:
-        """Up to `count` tasks of one work that may run now; empty if none may."""
+    def take(self, count: int, most: Callable[[str], int] | None = None) -> list[Task]:
+        """Tasks of one work that may run now, up to `count` and up to `most(work)`; empty if none may."""
         batch: list[Task] = []
         while len(batch) < count:
             task = self._next()
@@ -63,6 +63,7 @@ class Schedule:
                 self._again.appendleft(task)
                 break
             batch.append(task)
+            count = count if most is None else min(count, most(task.work))
         return batch
 
     def retry(self, task: Task) -> None:
