@@ -103,7 +103,7 @@ def _cases() -> list[Case]:
         slabs[len(slabs) // 2] = random.normal(128, 40, middle.shape).astype(np.float32)
 
     return [
-        ("slant left in", none, {"slant_score": None}),
+        ("slant left in", none, {"slant": False}),
         ("neighbours alone", none, {"skips": ()}),
         ("all", none, {}),
         ("one slab missing", missing, {}),

@@ -15,7 +15,7 @@ from volpipe.errors import ProductError
 from volpipe.geometry import Box, Raster, Rigid
 from volpipe.jobs.field_store import content_of, load_field
 from volpipe.jobs.register_stack import FOUND as STACK
-from volpipe.jobs.register_stack import InsideWork, PairWork, SolveWork, put, told, told_solution
+from volpipe.jobs.register_stack import PairWork, SolveWork, put, told, told_solution
 from volpipe.jobs.register_tree import FieldWork, NodesWork, batch_key
 from volpipe.jobs.transforms import load_transforms
 from volpipe.registration.estimate import PairEstimate
@@ -104,7 +104,7 @@ def test_a_field_stands_on_that_of_the_slab_above(slabs_file, tmp_path):
     stage = work.trees.stage
     seen = {(0, 1): poses[0].inverse @ poses[1], (1, 2): slant @ poses[1].inverse @ poses[2]}
     estimates = {pair: PairEstimate(motion, 0.95, True) for pair, motion in seen.items()}
-    edges = [Edge(*pair, 0.0, 2, estimate) for pair, estimate in estimates.items()]
+    edges = [Edge(*pair, 2, estimate) for pair, estimate in estimates.items()]
     put(stage.folder, STACK, told_solution(edges, StackSolution(tuple(poses), dict.fromkeys(seen, 0.95), ())))
     places = [Rigid(), bent(1), bent(2)]
     for slab in (1, 2):
@@ -158,14 +158,11 @@ def test_pairs_are_shown_the_layers_that_face_the_gap_and_nodes_the_same_upside_
     path.write_text(yaml.safe_dump({"slabs": slabs, "gap_layers": 3}))
     register(path, tmp_path / "out", window=20, tree_window=20)
     first, last = tuple(range(8)), tuple(range(4, 12))
-    faces = [one for one in shown if one[0] == "ncc" and one[-1]]
     assert shown[0] == ("likelihood", last, first, True, 3, False)
-    assert faces == [("ncc", (11,), (0,), True, 3, True)]
-    insides = [one for one in shown if one[0] == "ncc" and not one[-1]]
-    assert sorted({(one[1], one[2], one[-2]) for one in insides}) == [((n,), (n + 4,), 3) for n in (0, 3, 7)]
-    nodes = [one for one in shown[1:] if one[0] == "likelihood"]
+    nodes = [one for one in shown if one[-1]]
     assert set(nodes) == {("likelihood", first[::-1], last[::-1], False, 3, True)}
     assert len(nodes) == 1 + 4
+    assert [(score, gap) for score, *_, gap, _ in shown[1 : len(shown) - len(nodes)]] == [("likelihood", 0)]
 
 
 # ---------------------------------------------------------------------- tasks: killed, elsewhere, again
@@ -185,9 +182,9 @@ def same(out, other):
 def test_killed_in_every_stage_and_resumed_it_finds_the_same(bent_slab, tmp_path, monkeypatch):
     done = []
     monkeypatch.setattr("volpipe.jobs.register_plan.DEPTH", 2)  # batches below others, which changes no answer
-    for work in (PairWork, InsideWork, SolveWork, NodesWork, FieldWork):
+    for work in (PairWork, SolveWork, NodesWork, FieldWork):
         monkeypatch.setattr(work, "__call__", watched(work.__call__, work.__name__, done))
-    for name in ("InsideWork", "SolveWork", "NodesWork", "NodesWork", "FieldWork"):
+    for name in ("PairWork", "SolveWork", "NodesWork", "NodesWork", "FieldWork"):
         done.append(("kill", name))
         with pytest.raises(KeyboardInterrupt):
             register(bent_slab.parent / "slabs.yaml", tmp_path / "out", window=80)
@@ -199,10 +196,10 @@ def test_killed_in_every_stage_and_resumed_it_finds_the_same(bent_slab, tmp_path
 
 
 def watched(call, name, done):
-    """`call` that writes down what it did, and dies at the second item of a work that is to be killed, once."""
+    """`call` that writes down what it did, and dies once at a work that is to be killed, of nodes at the second."""
 
     def go(self, item):
-        if ("kill", name) in done and (name == "SolveWork" or name == "FieldWork" or any(d[0] == name for d in done)):
+        if ("kill", name) in done and (name != "NodesWork" or any(d[0] == name for d in done)):
             done.remove(("kill", name))
             raise KeyboardInterrupt
         receipt = call(self, item)
@@ -236,10 +233,10 @@ def test_restart_makes_it_anew_with_other_settings(two, tmp_path):
     out = tmp_path / "out"
     register(two(), out, window=40)
     assert load_transforms(out / FOUND).slabs[1].field is not None
-    transforms, summary = register(two(), out, window=48, slant_score="none", tree=False, restart=True)
+    transforms, summary = register(two(), out, window=48, slant=False, tree=False, restart=True)
     assert transforms.slabs[1].field is None
     assert summary.before == 0
-    assert not list(out.glob("nodes/**/*.json")) + list(out.glob("inside/*.json")) + list(out.glob("*.field.zarr"))
+    assert not list(out.glob("nodes/**/*.json")) + list(out.glob("*.field.zarr"))
 
 
 def test_works_are_small_enough_to_be_sent(bent_slab, tmp_path):

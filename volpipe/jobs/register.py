@@ -1,13 +1,12 @@
 """`register`: from a stack of slabs to the transforms file that `warp` renders.
 
     pairs of slabs ----+--> poses of all --> OUT/transforms.json        every arrow is a file of OUT, every stage a task
-    inside each slab --+
                        +--> a tree over each slab --> OUT/slab003.field.zarr    where slabs are wider than the window
 
 OUT/transforms.json     see jobs/transforms.py; there when all is done
 OUT/stack.json          poses, and every pair with its confidence and the weight it was given
 OUT/slab003.field.zarr  see jobs/field_store.py
-OUT/pairs, inside, nodes, fields      what the tasks found (jobs/register_stack.py, register_tree.py)
+OUT/pairs, nodes, fields              what the tasks found (jobs/register_stack.py, register_tree.py)
 """
 
 from __future__ import annotations
@@ -37,9 +36,7 @@ class RegisterJob(Fields):
     score: Literal["likelihood", "ncc", "mutual-information", "pixel_ncc", "2d", "trivial"] = Field(
         "likelihood", description="Of register_pair, for whole slabs."
     )
-    slant_score: Literal["likelihood", "ncc", "mutual-information", "pixel_ncc", "2d", "trivial", "none"] = Field(
-        "ncc", description="For single layers, where the tissue's own slant is taken off; none leaves it in."
-    )
+    slant: bool = Field(True, description="Take off what the tissue moves with depth by itself.")
     window: int = Field(256, ge=16, description="Voxels across, about, of whole slabs as they are compared.")
     tree: bool = Field(True, description="Find how slabs are bent, where they are wider than --window.")
     tree_window: int = Field(32, ge=16, description="Voxels across a node of the tree, at its own level.")

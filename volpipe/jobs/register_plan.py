@@ -10,7 +10,7 @@ from volpipe.errors import BudgetError
 from volpipe.jobs import plain
 from volpipe.jobs.memory import PROCESS_BYTES
 from volpipe.jobs.register_setup import FACING, Setup, SlabStack
-from volpipe.jobs.register_stack import INSIDE, PAIR, SOLVE, InsideWork, PairWork, Prior, SolveWork, Stage
+from volpipe.jobs.register_stack import PAIR, SOLVE, PairWork, Prior, SolveWork, Stage
 from volpipe.jobs.register_tree import FIELD, NODES, FieldWork, NodesWork, Trees, field_of
 from volpipe.plan import Budget, Plan, Price, Task, Work
 from volpipe.registration.stack import SKIPS
@@ -29,14 +29,14 @@ def plan_of(setup: Setup, budget: Budget) -> Plan:
     anchors = {slab: pose.rigid for slab, pose in setup.slabs.anchors.items()}
     trees = trees_of(setup, stage)
     promise = _promise(setup.stack, trees, budget)
-    works: dict[str, Work] = {PAIR: PairWork(stage), INSIDE: InsideWork(stage), SOLVE: SolveWork(stage, anchors)}
+    works: dict[str, Work] = {PAIR: PairWork(stage), SOLVE: SolveWork(stage, anchors)}
     if trees is not None:
         works |= {NODES: NodesWork(trees), FIELD: FieldWork(trees)}
     return Plan(
         title=f"registration of {setup.job.slabs}",
         works=works,
         tasks=lambda: chain(stack_tasks(stage), () if trees is None else trees.tasks()),
-        count=len(stage.pairs) + len(stage.insides) + 1 + (0 if trees is None else trees.count),
+        count=len(stage.pairs) + 1 + (0 if trees is None else trees.count),
         price=Price(worker_bytes=promise, bytes_read=_bytes_read(stage, trees)),
         key=setup.key(),
         facts=_facts(setup, stage, trees, promise),
@@ -46,10 +46,8 @@ def plan_of(setup: Setup, budget: Budget) -> Plan:
 def stage_of(setup: Setup) -> Stage:
     """What is paired with what, and how."""
     job, slabs, nothing = setup.job, setup.slabs, setup.stack.stack()
-    slant = "" if job.slant_score == "none" else job.slant_score
-    prior = Prior(slabs.max_shift, slabs.max_angle_rad, job.score, slant)
-    insides = tuple(nothing.inside()) if slant else ()
-    return Stage(setup.stack, prior, tuple(nothing.pairs(SKIPS)), insides, open_folder(absolute(job.output)))
+    prior = Prior(slabs.max_shift, slabs.max_angle_rad, job.score, job.slant)
+    return Stage(setup.stack, prior, tuple(nothing.pairs(SKIPS)), open_folder(absolute(job.output)))
 
 
 def trees_of(setup: Setup, stage: Stage) -> Trees | None:
@@ -61,7 +59,7 @@ def trees_of(setup: Setup, stage: Stage) -> Trees | None:
 
 def stack_tasks(stage: Stage) -> Iterator[Task]:
     """Every pair by itself, then the solve, which waits for all."""
-    needs = [(PAIR, n) for n in range(len(stage.pairs))] + [(INSIDE, n) for n in range(len(stage.insides))]
+    needs = [(PAIR, n) for n in range(len(stage.pairs))]
     yield from (Task(*name) for name in needs)
     yield Task(SOLVE, 0, tuple(needs))
 
@@ -73,7 +71,7 @@ def _promise(stack: SlabStack, trees: Trees | None, budget: Budget) -> int:
         BudgetError: it has not so many.
     """
     plane = 4 * math.prod(stack.canvas)
-    held = 2 * FACING * plane * COPIES + max(stack.layers) * plane
+    held = 2 * FACING * plane * COPIES
     strip = max(stack.reader(slab).strip_bytes(stack.level, FACING) for slab in stack.there)
     fit = 0 if trees is None else FIT_BYTES * max(trees.leaves(slab) for slab in trees.slabs)
     needed = PROCESS_BYTES + budget.slots * max(SEARCH_BYTES + held + strip, fit)
@@ -89,7 +87,7 @@ def _promise(stack: SlabStack, trees: Trees | None, budget: Budget) -> int:
 
 def _bytes_read(stage: Stage, trees: Trees | None) -> int:
     """At the levels where slabs are compared, as they are pooled."""
-    whole = (2 * FACING * len(stage.pairs) + 2 * len(stage.insides)) * math.prod(stage.stack.canvas)
+    whole = 2 * FACING * len(stage.pairs) * math.prod(stage.stack.canvas)
     nodes = 0 if trees is None else sum(len(trees.grid(slab)) for slab in trees.slabs)
     crop = 0 if trees is None else math.ceil((1 + 2 * MARGIN) * trees.window) ** 2
     return 4 * (whole + 2 * FACING * nodes * crop)
@@ -103,7 +101,7 @@ def _facts(setup: Setup, stage: Stage, trees: Trees | None, promise: int) -> tup
         ("slabs", f"{len(stack.readers)}, {missing} of them missing"),
         ("layers", f"{sum(stack.layers)} and {sum(stack.gaps)} lost between"),
         ("compared", f"as {plain.by(stack.canvas)} voxels of {size} um (y, x), by {setup.job.score}"),
-        ("pairs", f"{len(stage.pairs)}, and {len(stage.insides)} inside slabs"),
+        ("pairs", f"{len(stage.pairs)}"),
         ("trees", _trees_text(trees)),
         ("memory", f"{plain.size(promise)} promised per worker"),
     )

@@ -25,7 +25,7 @@ from volpipe.volume import Source, check_apart, check_place, open_source
 if TYPE_CHECKING:
     from volpipe.jobs.register import RegisterJob
 
-FORMAT = 1  # of the key: raised when the same key would mean other transforms
+FORMAT = 2  # of the key: raised when the same key would mean other transforms
 FACING = 8  # layers of a slab that a pair is shown: what the scores were measured with
 SMALLEST = 16  # voxels across, of a window that can be registered
 
@@ -79,7 +79,7 @@ class SlabStack:
         """The same for `registration.stack`: with the layers that are in hand, or, to see what to pair, with none."""
         nothing = np.empty((0, 0, 0), np.float32)
         held = dict.fromkeys(self.there, nothing) if slabs is None else slabs
-        return Stack(held, self.layers, self.gaps, self.radius_um)
+        return Stack(held, self.layers, self.gaps, self.canvas_size_um[1:], self.radius_um)
 
     def box(self, slab: int) -> Box:
         """The canvas, in voxels of a slab at its level; it may reach out."""

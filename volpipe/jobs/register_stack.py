@@ -1,7 +1,6 @@
-"""The first stage of `register`: pairs of whole slabs, motions inside slabs, and the poses that follow.
+"""The first stage of `register`: pairs of whole slabs, and the poses that follow.
 
     OUT/pairs/002-003.json     ("pair", n)    an edge: neighbours and slabs further apart
-    OUT/inside/002-0-3.json    ("inside", n)  what moves between two layers of slab 2
     OUT/stack.json             ("solve", 0)   needs all of these
 
 Each task writes down the little that it found, whole or not at all, and reads what it needs of others from there: so
@@ -18,8 +17,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from volpipe.errors import RunError
 from volpipe.geometry import Rigid
 from volpipe.geometry.raster import two
@@ -29,16 +26,14 @@ from volpipe.jobs.slab_reader import Layers
 from volpipe.plan import Receipt
 from volpipe.registration.estimate import PairEstimate
 from volpipe.registration.pair import register_pair
-from volpipe.registration.slant import Inside
 from volpipe.registration.solve import Edge, StackSolution, solve_stack
 from volpipe.volume.folder import Folder
 
-PAIR, INSIDE, SOLVE = "pair", "inside", "solve"
+PAIR, SOLVE = "pair", "solve"
 FOUND = "stack.json"
 HONEST = 0.5  # weight of a pair that may start a tree: of a confidence of 0.9 and more, contradicted by none
 
 Pair = tuple[int, int]
-Between = tuple[int, int, int]  # slab, two of its layers
 
 
 @dataclass(frozen=True)
@@ -47,21 +42,21 @@ class Prior:
 
     Attributes:
         max_shift, max_angle_rad, score: as in `register_pair`.
-        slant_score: of single layers, where slant is taken off; "" leaves it in.
+        slant: what the tissue moves by itself is taken off.
     """
 
     max_shift: float
     max_angle_rad: float
     score: str
-    slant_score: str
+    slant: bool
 
-    def pair(self, score: str, voxel_size_um: tuple[float, float, float]) -> Any:
+    def pair(self, voxel_size_um: tuple[float, float, float]) -> Any:
         """`register_pair` with these."""
         return partial(
             register_pair,
             max_shift=self.max_shift,
             max_angle_rad=self.max_angle_rad,
-            score=score,
+            score=self.score,
             voxel_size_um=voxel_size_um,
         )
 
@@ -71,14 +66,13 @@ class Stage:
     """What the tasks of this stage share; picklable.
 
     Attributes:
-        pairs, insides: what is registered; an item is an index.
+        pairs: what is registered; an item is an index.
         folder: of the product.
     """
 
     stack: SlabStack
     prior: Prior
     pairs: tuple[Pair, ...]
-    insides: tuple[Between, ...]
     folder: Folder
 
 
@@ -96,39 +90,19 @@ class PairWork:
         slabs = {slab: stack.read(slab, stack.facing(slab, last=slab == upper)) for slab in (upper, lower)}
         read = time.perf_counter()
         edge = self._edge(upper, lower, slabs)
-        motion = self.stage.stack.between_slabs(upper, lower, edge.estimate.transform)
-        put(self.stage.folder, pair_key(upper, lower), told_edge(_moved(edge, motion)))
+        put(self.stage.folder, pair_key(upper, lower), told_edge(self._about_slabs(edge)))
         seconds = {"read": read - began, "compute": time.perf_counter() - read}
         return Receipt(PAIR, item, seconds=seconds, bytes_read=sum(slab.nbytes for slab in slabs.values()))
 
     def _edge(self, upper: int, lower: int, slabs: dict[int, Layers]) -> Edge:
-        stack, size = self.stage.stack.stack(slabs), self.stage.stack.canvas_size_um
-        edge = stack.edge(upper, lower, self.stage.prior.pair(self.stage.prior.score, size))
-        if not (self.stage.insides and edge.trust):
-            return edge
-        return stack.between_faces(edge, self.stage.prior.pair(self.stage.prior.slant_score, size))
+        pair = self.stage.prior.pair(self.stage.stack.canvas_size_um)
+        return self.stage.stack.stack(slabs).edge(upper, lower, pair, slant=self.stage.prior.slant)
 
-
-@dataclass(frozen=True)
-class InsideWork:
-    """Registers two layers of one slab: what the tissue moves by itself."""
-
-    stage: Stage
-
-    def __call__(self, item: int) -> Receipt:
-        """Measure one; a layer without tissue tells nothing."""
-        use_threads(1)
-        (slab, upper, lower), began = self.stage.insides[item], time.perf_counter()
-        held = np.full((lower + 1, *self.stage.stack.canvas), np.nan, np.float32)
-        for layer in (upper, lower):
-            held[layer] = self.stage.stack.read(slab, range(layer, layer + 1))[0]
-        read = time.perf_counter()
-        pair = self.stage.prior.pair(self.stage.prior.slant_score, self.stage.stack.canvas_size_um)
-        inside = self.stage.stack.stack({slab: held}).between_layers(slab, upper, lower, pair)
-        motion = self.stage.stack.between_slabs(slab, slab, inside.estimate.transform)
-        put(self.stage.folder, inside_key(slab, upper, lower), told_inside(_moved(inside, motion)))
-        seconds = {"read": read - began, "compute": time.perf_counter() - read}
-        return Receipt(INSIDE, item, seconds=seconds, bytes_read=2 * held[0].nbytes)
+    def _about_slabs(self, edge: Edge) -> Edge:
+        """From the centres of the canvases to those of the slabs."""
+        between = self.stage.stack.between_slabs
+        seen = replace(edge.estimate, transform=between(edge.upper, edge.lower, edge.estimate.transform))
+        return replace(edge, estimate=seen, slant=between(edge.upper, edge.upper, edge.slant))
 
 
 @dataclass(frozen=True)
@@ -143,14 +117,13 @@ class SolveWork:
     anchors: Mapping[int, Rigid]
 
     def __call__(self, item: int) -> Receipt:
-        """Read every pair and inside, solve, and write down what became of them.
+        """Read every pair, solve, and write down what became of them.
 
         Raises:
             RunError: nothing can be told of any seam.
         """
         began = time.perf_counter()
         edges = [edge_of(get(self.stage.folder, pair_key(*pair))) for pair in self.stage.pairs]
-        insides = [inside_of(get(self.stage.folder, inside_key(*layers))) for layers in self.stage.insides]
         if not any(edge.trust for edge in edges):
             best = max(edge.estimate.confidence for edge in edges)
             raise RunError(
@@ -158,7 +131,7 @@ class SolveWork:
                 "max_shift or max_angle_rad, a larger --window, another --score, or slabs with tissue"
             )
         solution = solve_stack(
-            edges, insides, count=len(self.stage.stack.layers), radius=self.stage.stack.radius_um, anchors=self.anchors
+            edges, count=len(self.stage.stack.layers), radius=self.stage.stack.radius_um, anchors=self.anchors
         )
         put(self.stage.folder, FOUND, told_solution(edges, solution))
         return Receipt(SOLVE, item, seconds={"compute": time.perf_counter() - began})
@@ -211,24 +184,13 @@ def motion_of(stored: Mapping[str, Any]) -> Rigid:
 
 def told_edge(edge: Edge) -> dict[str, Any]:
     """An edge as JSON."""
-    place = {"upper": edge.upper, "lower": edge.lower, "depth": edge.depth, "layers": edge.layers}
+    place = {"upper": edge.upper, "lower": edge.lower, "layers": edge.layers, "slant": told(edge.slant)}
     return place | _told_estimate(edge.estimate)
 
 
 def edge_of(stored: Mapping[str, Any]) -> Edge:
     """What `told_edge` told."""
-    return Edge(stored["upper"], stored["lower"], stored["depth"], stored["layers"], _estimate_of(stored))
-
-
-def told_inside(inside: Inside) -> dict[str, Any]:
-    """A motion inside a slab as JSON."""
-    place = {"slab": inside.slab, "depth": inside.depth, "layers": inside.layers}
-    return place | _told_estimate(inside.estimate)
-
-
-def inside_of(stored: Mapping[str, Any]) -> Inside:
-    """What `told_inside` told."""
-    return Inside(stored["slab"], stored["depth"], stored["layers"], _estimate_of(stored))
+    return Edge(stored["upper"], stored["lower"], stored["layers"], _estimate_of(stored), motion_of(stored["slant"]))
 
 
 def told_solution(edges: list[Edge], solution: StackSolution) -> dict[str, Any]:
@@ -242,21 +204,12 @@ def pair_key(upper: int, lower: int) -> str:
     return f"pairs/{upper:03d}-{lower:03d}.json"
 
 
-def inside_key(slab: int, upper: int, lower: int) -> str:
-    """Where a motion inside a slab is written."""
-    return f"inside/{slab:03d}-{upper}-{lower}.json"
-
-
 def _told_estimate(estimate: PairEstimate) -> dict[str, Any]:
     return told(estimate.transform) | {"confidence": float(estimate.confidence), "accepted": bool(estimate.accepted)}
 
 
 def _estimate_of(stored: Mapping[str, Any]) -> PairEstimate:
     return PairEstimate(motion_of(stored), stored["confidence"], stored["accepted"])
-
-
-def _moved(one: Any, motion: Rigid) -> Any:
-    return replace(one, estimate=replace(one.estimate, transform=motion))
 
 
 def put(folder: Folder, key: str, content: Mapping[str, Any]) -> None:

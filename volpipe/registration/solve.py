@@ -16,19 +16,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from volpipe.geometry import Rigid
 from volpipe.registration.estimate import PairEstimate
-from volpipe.registration.slant import Inside, motion_of, seen_from, slant_at
 
 TOLERANCE = 0.01  # of the width: edges that miss by much more lie; half of what counts as a success
+LIKELY = 0.5  # confidence: with less an estimate is more likely wrong than right
 NARROWER = 0.7  # scale of the weights, from one solve to the next
-ROUNDS = 6  # of slant and poses in turn: each round's error is that of the last times the slant's angle over an edge
+STEEPER = 4  # variance of an edge by its distance: courses that are continued err by their bend, with its square
 FAINT = 1e-9  # weight of an edge that lies: it only keeps the system whole
+
+STILL = Rigid()
 
 Complex = NDArray[np.complex128]
 Floats = NDArray[np.float64]
@@ -40,20 +42,26 @@ class Edge:
 
     Attributes:
         upper, lower: indices of the slabs.
-        depth: of the middle of the lost layers, in layers from the top of the stack.
         layers: from upper's last to lower's first, 1 where nothing was lost.
+        estimate: as it was seen.
+        slant: what the tissue moves by itself over these layers; it is in what was seen (slant.py).
     """
 
     upper: int
     lower: int
-    depth: float
     layers: int
     estimate: PairEstimate
+    slant: Rigid = STILL
+
+    @property
+    def upper_from_lower(self) -> Rigid:
+        """Of the slabs themselves."""
+        return self.slant.inverse @ self.estimate.transform
 
     @property
     def trust(self) -> float:
-        """Its confidence, 0 where it was not accepted."""
-        return self.estimate.confidence if self.estimate.accepted else 0.0
+        """Its confidence, 0 where it is more likely wrong than right: loops find out the others that are wrong."""
+        return self.estimate.confidence if self.estimate.confidence >= LIKELY else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +71,7 @@ class StackSolution:
     Attributes:
         poses: of each slab's points in slab 0's frame, about the windows' centres.
         weights: of each pair (upper, lower), 0..1: its confidence, less where other pairs contradict it; 0 where it was
-            not accepted.
+            more likely wrong than right.
         bridged: slabs that no trusted pair joins to the largest group of slabs (or to an anchor): their poses, and
             that of a group of them, are interpolated.
     """
@@ -73,16 +81,11 @@ class StackSolution:
     bridged: tuple[int, ...]
 
 
-def solve_stack(
-    edges: Sequence[Edge], insides: Sequence[Inside], *, count: int, radius: float, anchors: Mapping[int, Rigid]
-) -> StackSolution:
-    """Poses from edges, less the slant of the tissue as it is inside the slabs.
-
-    The slant is known in each slab's frame and needed in all, so poses and slant are found in turn.
+def solve_stack(edges: Sequence[Edge], *, count: int, radius: float, anchors: Mapping[int, Rigid]) -> StackSolution:
+    """Poses from edges.
 
     Args:
-        edges: of neighbours and of slabs further apart; those that were not accepted do not count.
-        insides: motions inside slabs; none, and nothing is subtracted.
+        edges: of neighbours and of slabs further apart; those that are more likely wrong than right do not count.
         count: of slabs.
         radius: root of the mean square distance of the windows' points from the centre, in the unit of the shifts: what
             a turn is worth as a shift.
@@ -91,22 +94,9 @@ def solve_stack(
     trusted = [edge for edge in edges if edge.trust > 0]
     solver = _Solver(radius, {0: Rigid(), **anchors}, _groups(count, trusted))
     poses, weights = solver(trusted)
-    for _ in range(ROUNDS if insides else 0):
-        poses, weights = solver(compensated(trusted, insides, poses))
     found = {(edge.upper, edge.lower): 0.0 for edge in edges}
     found |= {(edge.upper, edge.lower): float(weight) for edge, weight in zip(trusted, weights, strict=True)}
     return StackSolution(tuple(poses), found, _bridged(solver.groups, anchors))
-
-
-def compensated(edges: Sequence[Edge], insides: Sequence[Inside], poses: Sequence[Rigid]) -> list[Edge]:
-    """The edges without the tissue's own motion over their layers: seen = slant @ upper_from_lower."""
-    rates = [seen_from(poses[one.slab], one.rate) for one in insides]
-    return [_straightened(edge, poses[edge.upper].inverse, insides, rates) for edge in edges]
-
-
-def _straightened(edge: Edge, upper_from_first: Rigid, insides: Sequence[Inside], rates: Sequence[Floats]) -> Edge:
-    slant = motion_of(seen_from(upper_from_first, slant_at(edge.depth, insides, rates)), edge.layers)
-    return replace(edge, estimate=replace(edge.estimate, transform=slant.inverse @ edge.estimate.transform))
 
 
 # ---------------------------------------------------------------------- poses
@@ -122,7 +112,7 @@ class _Solver:
 
     def __call__(self, edges: Sequence[Edge]) -> tuple[list[Rigid], Floats]:
         """Poses and the weights of the edges."""
-        graph = _Graph.of([(edge.upper, edge.lower, edge.estimate.transform) for edge in edges])
+        graph = _Graph.of([(edge.upper, edge.lower, edge.upper_from_lower) for edge in edges])
         trust = np.array([edge.trust for edge in edges])
         honest = np.ones(len(edges))
         held = {first: Rigid() for first in self._loose} | dict(self.held)
@@ -131,7 +121,7 @@ class _Solver:
             honest = np.maximum(np.exp(-((misses / scale) ** 2) / 2), FAINT)
             misses = graph.misses(*graph.solved(trust * honest, held, len(self.groups)), self.radius)
         nearest = min((edge.layers for edge in edges), default=1)
-        precise = np.array([(nearest / edge.layers) ** 2 for edge in edges])
+        precise = np.array([(nearest / edge.layers) ** STEEPER for edge in edges])
         poses = _rigid(*graph.solved(trust * honest * precise, held, len(self.groups)))
         return [self.held.get(i, pose) for i, pose in enumerate(self._joined(poses))], trust * honest
 

@@ -6,9 +6,15 @@
     gap 1     ?             lost(0, 2) = gap 0 + layers of slab 1 + gap 1
     slab 2  ====
 
-Inside each slab it is measured what the tissue moves by itself over the distance of a seam's two faces, and that is
-taken off (slant.py). Scores do not see the same motion in tissue that changes, the less so the more layers they
-compare, so both are measured alike: one layer against one layer, by one score, the faces around what the pair gave.
+Tissue that runs at a slant moves between two faces by itself, and that must not move the slabs. What is seen and what
+is taken off are therefore measured alike, in one of two ways:
+
+* Over a gap of few layers, where the faces are alike: the faces are aligned to a hundredth of a voxel (faces.py), and
+  so are layers as far apart inside both slabs, of the same tissue; their motion is taken off (slant.py).
+* Else each slab tells how its structures move with depth (flow.py), both are carried to the gap's middle, and there
+  the pair is registered again. The surer of both estimates counts: where structures keep no course, as cells that
+  end within a gap, it is the first one, which is then as good as free of slant.
+
 Neighbours and skip pairs go into one robust solve (solve.py). A slab that is missing is `None`, or blank: all NaN, or
 all of one value.
 """
@@ -28,13 +34,15 @@ from volpipe.errors import GeometryError
 from volpipe.geometry import Rigid
 from volpipe.geometry.raster import plane_size
 from volpipe.registration.estimate import NOTHING, PairEstimate
+from volpipe.registration.faces import aligned
+from volpipe.registration.flow import Flow, carried, flow
 from volpipe.registration.known import has_structure
-from volpipe.registration.slant import Inside
-from volpipe.registration.solve import Edge, StackSolution, solve_stack
+from volpipe.registration.slant import Rate, motion_of, rate_of, seen_from
+from volpipe.registration.solve import STILL, Edge, StackSolution, solve_stack
 
 SKIPS = (2, 3)  # one slab or two between: with 3, two bad slabs in a row are bridged
-FACES_SHIFT, FACES_ANGLE_RAD = 0.02, 0.02  # around a pair's estimate: what counts as a success, and twice that
-MOST_INSIDE = 3  # pairs of layers of a slab whose motion is measured: at both faces, and between them
+COURSE = 4  # layers a side that tell how tissue moves: it keeps its course over no more
+CARRIED = 2  # layers a side: what is carried over a gap is alike in all layers, and the score wants two
 
 Slab = NDArray[Any]
 Pair = Callable[..., PairEstimate]  # as register_pair
@@ -47,7 +55,7 @@ def register_slabs(
     max_shift: float = 0.1,
     max_angle_rad: float = 0.1,
     score: str = "likelihood",
-    slant_score: str | None = "ncc",
+    slant: bool = True,
     voxel_size_um: Sequence[float] | None = None,
     anchors: Mapping[int, Rigid] | None = None,
     skips: Sequence[int] = SKIPS,
@@ -62,8 +70,8 @@ def register_slabs(
         max_shift: of any pair, of the window's width (its shorter side); of a skip pair too, as slabs lie on their
             slides independently of each other.
         max_angle_rad: of any pair.
-        score: of `register_pair`, for whole slabs.
-        slant_score: for single layers, where slant is taken off; None leaves it in.
+        score: of `register_pair`.
+        slant: what the tissue moves with depth by itself is taken off, where that shows.
         voxel_size_um: (z, y, x) or (y, x); then shifts are in micrometres.
         anchors: poses by hand, which are held: index -> pose in slab 0's frame.
         skips: further pairs (i, i + skip) besides the neighbours.
@@ -73,15 +81,15 @@ def register_slabs(
         Pose of slab i's points in slab 0's frame, about the windows' centres; the first is the identity.
         `register_stack` also says how far each pair was trusted and which slabs were bridged.
 
-    The slant of the tissue is measured inside the slabs over a gap's distance (gap + 1 layers), or over what they have,
-    scaled. Slabs of one layer have no inside: then nothing is compensated, and the chain leans as the tissue does.
+    Slabs of one layer have no inside: then nothing is taken off, and the chain leans as the tissue does. So it does
+    where structures are shorter than a gap, as their slant cannot be seen across it.
 
     Raises:
         GeometryError: slabs, gaps, skips or anchors that do not fit each other, or no pair that is trusted.
     """
     found = register_stack(
         slabs, gap_layers=gap_layers, max_shift=max_shift, max_angle_rad=max_angle_rad, score=score,
-        slant_score=slant_score, voxel_size_um=voxel_size_um, anchors=anchors, skips=skips, pair=pair,
+        slant=slant, voxel_size_um=voxel_size_um, anchors=anchors, skips=skips, pair=pair,
     )  # fmt: skip
     if not any(found.weights.values()) and not anchors:
         raise GeometryError(
@@ -98,7 +106,7 @@ def register_stack(
     max_shift: float = 0.1,
     max_angle_rad: float = 0.1,
     score: str = "likelihood",
-    slant_score: str | None = "ncc",
+    slant: bool = True,
     voxel_size_um: Sequence[float] | None = None,
     anchors: Mapping[int, Rigid] | None = None,
     skips: Sequence[int] = SKIPS,
@@ -108,15 +116,12 @@ def register_stack(
     stack = Stack.of(slabs, gap_layers, voxel_size_um)
     held = _checked_anchors(anchors or {}, len(stack.layers))
     pairs = list(stack.pairs(_checked_skips(skips)))
-    one_pair = pair or _register_pair()
-    prior = {"max_shift": max_shift, "max_angle_rad": max_angle_rad, "voxel_size_um": voxel_size_um}
-    edges = [stack.edge(i, j, partial(one_pair, **prior, score=score)) for i, j in pairs]
-    insides = []
-    if slant_score is not None:
-        layer = partial(one_pair, **prior, score=slant_score)
-        insides = [stack.between_layers(*layers, layer) for layers in stack.inside()]
-        edges = [stack.between_faces(edge, layer) if insides and edge.trust else edge for edge in edges]
-    return solve_stack(edges, insides, count=len(stack.layers), radius=stack.radius, anchors=held)
+    one_pair = partial(
+        pair or _register_pair(), max_shift=max_shift, max_angle_rad=max_angle_rad, voxel_size_um=voxel_size_um,
+        score=score,
+    )  # fmt: skip
+    edges = [stack.edge(*indices, one_pair, slant=slant) for indices in pairs]
+    return solve_stack(edges, count=len(stack.layers), radius=stack.radius, anchors=held)
 
 
 def _register_pair() -> Pair:
@@ -133,12 +138,14 @@ class Stack:
         slabs: those that are there, by index.
         layers: of each slab.
         gaps: lost at each seam.
+        spacing: (y, x) of one voxel, in the unit of shifts.
         radius: root of the mean square distance of a window's points from its centre, voxels or um.
     """
 
     slabs: Mapping[int, Slab]
     layers: tuple[int, ...]
     gaps: tuple[int, ...]
+    spacing: tuple[float, float]
     radius: float
 
     @classmethod
@@ -161,7 +168,8 @@ class Stack:
         height, width = known[0].shape[1:]
         y, x = plane_size(voxel_size_um, "slabs")
         radius = float(np.hypot(height * y, width * x) / np.sqrt(12))
-        return cls(known, layers, _checked_gaps(gap_layers, len(given) - 1), radius)
+        gaps = _checked_gaps(gap_layers, len(given) - 1)
+        return cls(known, layers, gaps, (y, x), radius)
 
     @property
     def tops(self) -> tuple[int, ...]:
@@ -175,27 +183,50 @@ class Stack:
         """Layers between two slabs."""
         return self.tops[lower] - self.tops[upper] - self.layers[upper]
 
-    def span(self, upper: int, lower: int) -> tuple[float, int]:
-        """The depth of the middle between two slabs' faces, and how many layers it is from the one to the other."""
-        return self.tops[lower] - (self.lost(upper, lower) + 1) / 2, self.lost(upper, lower) + 1
+    def edge(self, upper: int, lower: int, pair: Pair, *, slant: bool = True) -> Edge:
+        """Two slabs; nobody trusts it if one of them is blank.
 
-    def edge(self, upper: int, lower: int, pair: Pair) -> Edge:
-        """Two slabs, with all of their layers; nobody trusts it if one of them is blank."""
-        estimate = _told(pair, self.slabs[upper], self.slabs[lower], gap_layers=self.lost(upper, lower))
-        return Edge(upper, lower, *self.span(upper, lower), estimate)
+        Args:
+            upper, lower: of the stack.
+            pair: `register_pair` with a prior.
+            slant: the tissue's own motion is taken off; of slabs of one layer it is not known.
+        """
+        one, other, layers = _bare(self.slabs[upper], self.slabs[lower], self.lost(upper, lower) + 1)
+        if not (len(one) and len(other)):
+            return Edge(upper, lower, layers, NOTHING)
+        edge = Edge(upper, lower, layers, pair(one, other, gap_layers=layers - 1))
+        return (self._near(edge, one, other) or self._surer(edge, one, other, pair)) if slant else edge
 
-    def between_faces(self, edge: Edge, pair: Pair) -> Edge:
-        """The same by the two layers at the gap alone, around what is known; as it was where these do not tell."""
-        upper, lower = self.slabs[edge.upper][-1:], self.slabs[edge.lower][:1]
-        narrow = {"max_shift": FACES_SHIFT, "max_angle_rad": FACES_ANGLE_RAD, "around": edge.estimate.transform}
-        found = _told(pair, upper, lower, gap_layers=edge.layers - 1, **narrow)
-        return replace(edge, estimate=replace(edge.estimate, transform=found.transform)) if found.accepted else edge
+    def _near(self, edge: Edge, upper: Slab, lower: Slab) -> Edge | None:
+        """By the faces, and layers as far apart inside the slabs, of what both windows show; None: they do not tell."""
+        layers, rates = edge.layers, []
+        if not edge.trust or layers >= COURSE:
+            return None
+        seen = aligned(upper[-1], lower[0], edge.estimate.transform, self.spacing)
+        if seen is None:
+            return None
+        if len(upper) > layers and (inside := aligned(upper[-1 - layers], upper[-1], STILL, self.spacing, seen)):
+            rates.append(rate_of(inside, layers))
+        if len(lower) > layers and (inside := aligned(lower[0], lower[layers], STILL, self.spacing, seen.inverse)):
+            rates.append(seen_from(seen, rate_of(inside, layers)))
+        if not rates:
+            return None
+        return replace(edge, estimate=replace(edge.estimate, transform=seen), slant=_slant(rates, layers))
 
-    def between_layers(self, slab: int, upper: int, lower: int, pair: Pair) -> Inside:
-        """Two layers of one slab; nobody trusts it if one of them is blank."""
-        one, other = (self.slabs[slab][layer : layer + 1] for layer in (upper, lower))
-        estimate = _told(pair, one, other, gap_layers=lower - upper - 1)
-        return Inside(slab, self.tops[slab] + (upper + lower) / 2, lower - upper, estimate)
+    def _surer(self, edge: Edge, upper: Slab, lower: Slab, pair: Pair) -> Edge:
+        """As both slabs are in the gap's middle, where that is surer than as they are cut."""
+        above, below = flow(upper[-COURSE:]), flow(lower[:COURSE])
+        if above is None or below is None:
+            return edge
+        carried = pair(*_middle(upper, lower, (above, below), edge.layers), gap_layers=0)
+        if carried.confidence <= edge.estimate.confidence:
+            return edge
+        slant = _slant([self._rate(above), seen_from(carried.transform, self._rate(below))], edge.layers)
+        return replace(edge, estimate=replace(carried, transform=slant @ carried.transform), slant=slant)
+
+    def _rate(self, course: Flow) -> Rate:
+        """Of a whole slab: what moves to p + v with depth was at p above."""
+        return np.array([0.0, *(-course.mean((1, 2)) * self.spacing)])
 
     def pairs(self, skips: Sequence[int]) -> Iterator[tuple[int, int]]:
         """Neighbours, then those further apart; of slabs that are there."""
@@ -204,19 +235,23 @@ class Stack:
                 if upper in self.slabs and upper + step in self.slabs:
                     yield upper, upper + step
 
-    def inside(self) -> Iterator[tuple[int, int, int]]:
-        """Slab and two of its layers, as far apart as the faces of the seams beside it, if it has so many."""
-        for slab in self.slabs:
-            beside = self.gaps[max(slab - 1, 0) : slab + 1]
-            for layers in sorted({min(gap + 1, self.layers[slab] - 1) for gap in beside} - {0}):
-                last = self.layers[slab] - 1 - layers
-                for first in np.unique(np.linspace(0, last, MOST_INSIDE).astype(int)).tolist():
-                    yield slab, first, first + layers
+
+def _bare(upper: Slab, lower: Slab, layers: int) -> tuple[Slab, Slab, int]:
+    """Without blank layers at the gap: these are lost too. A slab may have no others."""
+    above, below = (list(map(has_structure, slab)) for slab in (upper[::-1], lower))
+    over, under = (known.index(True) if True in known else len(known) for known in (above, below))
+    return upper[: len(upper) - over], lower[under:], layers + over + under
 
 
-def _told(pair: Pair, upper: Slab, lower: Slab, **how: Any) -> PairEstimate:
-    """What a pair says of layers; nothing of blank ones, at which it would raise."""
-    return NOTHING if _is_blank(upper) or _is_blank(lower) else pair(upper, lower, **how)
+def _middle(upper: Slab, lower: Slab, courses: tuple[Flow, Flow], layers: int) -> tuple[Slab, Slab]:
+    """The layers at a gap as they are in its middle, in the order of the volume."""
+    above = [carried(layer, courses[0], layers / 2 + i) for i, layer in enumerate(upper[::-1][:CARRIED])]
+    below = [carried(layer, courses[1], -layers / 2 - i) for i, layer in enumerate(lower[:CARRIED])]
+    return np.stack(above[::-1]), np.stack(below)
+
+
+def _slant(rates: Sequence[Rate], layers: int) -> Rigid:
+    return motion_of(np.mean(rates, axis=0), layers)
 
 
 # ---------------------------------------------------------------------- checks
