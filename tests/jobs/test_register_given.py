@@ -1,14 +1,20 @@
 """What `register` is given: slabs that are blank, cut planes, poses by hand; and what it refuses, in one line."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import yaml
-from register_scene import GAP, LAYERS, PLENTY, POSES, SERIAL, SHAPES, SIZE_UM, off, poses_of, register
+from register_scene import FOUND, GAP, LAYERS, PLENTY, POSES, SERIAL, SHAPES, SIZE_UM, off, poses_of, register
 
-from volpipe import RegisterJob, register_slabs, run
+from volpipe import RegisterJob, WarpJob, register_slabs, run
 from volpipe.errors import BlocksFailed, BudgetError, ConfigError, GeometryError, VolumeError
-from volpipe.geometry import Rigid
+from volpipe.geometry import Box, Rigid
+from volpipe.jobs.transforms import load_transforms
 from volpipe.plan import Budget
+from volpipe.report.registration import report
+from volpipe.volume import open_source
+from volpipe.volume.folder import open_folder
 
 
 def test_a_slab_without_tissue_is_bridged(slabs_file, store, tmp_path):
@@ -109,3 +115,23 @@ def test_slabs_that_are_too_narrow_are_refused(store, tmp_path):
     path.write_text(yaml.safe_dump({"slabs": [narrow, narrow], "gap_layers": GAP}))
     with pytest.raises(GeometryError, match=r"\(12, 300\) voxels .* 16 are needed"):
         RegisterJob(slabs=str(path), output=str(tmp_path / "out"), window=16).plan(PLENTY)
+
+
+def test_a_registration_on_an_object_store_is_drawn_and_rendered_there(two, bucket, tmp_path):
+    job = RegisterJob(slabs=two(), output=f"{bucket}/out", window=40)
+    run(job, SERIAL, progress=None)
+    transforms = load_transforms(f"{bucket}/out/{FOUND}")
+    assert transforms.slabs[1].field == f"{bucket}/out/slab001.field.zarr"
+    assert [slab.volume for slab in transforms.slabs] == yaml.safe_load(Path(two()).read_text())["slabs"]
+    assert report(job) == f"{bucket}/out/pictures/index.html"
+    assert "pictures/field001.png" in open_folder(f"{bucket}/out").keys("pictures/")
+    warp = {"transforms": f"{bucket}/out/{FOUND}", "shard": 64, "chunk": 64, "pyramid": False}
+    made = []
+    for output in (f"{bucket}/made.ome.zarr", str(tmp_path / "made.ome.zarr")):
+        run(WarpJob(output=output, **warp), SERIAL, progress=None)
+        source = open_source(output)
+        made.append(source.read(Box.from_shape(source.shape)))
+    np.testing.assert_array_equal(*made)
+    assert made[0].any()
+    with pytest.raises(ConfigError, match=r"s3://.*/none.json: cannot be read \(No such file or directory\)"):
+        load_transforms(f"{bucket}/out/none.json")

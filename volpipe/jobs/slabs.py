@@ -138,6 +138,6 @@ def load_slabs(path: str | Path) -> Slabs:
         raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
     except ValidationError as error:
         raise ConfigError(validation_text(error, f"{path}: ")) from None
-    folder = Path(path).absolute().parent
+    folder = str(Path(path).absolute().parent)
     entries = [slab.model_copy(update={"volume": place_of(slab.volume, folder)}) for slab in slabs.slabs]
     return slabs.model_copy(update={"slabs": tuple(entries), "volume": place_of(slabs.volume, folder)})

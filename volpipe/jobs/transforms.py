@@ -18,7 +18,9 @@ nothing has it.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -27,6 +29,7 @@ from pydantic import Field, ValidationError, model_validator
 from volpipe.errors import ConfigError
 from volpipe.geometry import Rigid
 from volpipe.jobs.fields import Fields, Size, validation_text
+from volpipe.volume.folder import absolute, is_remote, local_path, open_folder
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -92,18 +95,29 @@ def load_transforms(path: str | Path) -> Transforms:
         ConfigError: the file is missing or is not JSON, or fields are wrong: every one of them, with its path.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(_text_at(str(path)))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give a transforms file") from error
     except ValueError as error:  # no UTF-8, or no JSON
         raise ConfigError(f"{path}: is not JSON ({error}); give a transforms file") from error
     try:
-        return _with_places(Transforms.model_validate(content), Path(path).absolute().parent)
+        return _with_places(Transforms.model_validate(content), absolute(str(path)).rpartition("/")[0] or "/")
     except ValidationError as error:
         raise ConfigError(validation_text(error, f"{path}: ")) from None
 
 
-def _with_places(transforms: Transforms, folder: Path) -> Transforms:
+def _text_at(place: str) -> str:
+    """A file's text, or an object's."""
+    if not is_remote(place):
+        return Path(local_path(place)).read_text(encoding="utf-8")
+    folder, _, name = place.rpartition("/")
+    stored = open_folder(folder).get(name)
+    if stored is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    return stored.decode()
+
+
+def _with_places(transforms: Transforms, folder: str) -> Transforms:
     slabs = [
         slab.model_copy(update={name: place_of(getattr(slab, name), folder) for name in ("volume", "field")})
         for slab in transforms.slabs
@@ -111,6 +125,6 @@ def _with_places(transforms: Transforms, folder: Path) -> Transforms:
     return transforms.model_copy(update={"slabs": tuple(slabs)})
 
 
-def place_of(location: str | None, folder: Path) -> str | None:
-    """A place that a file in `folder` names, as it is found from anywhere."""
-    return location if location is None or "://" in location else str(folder / location)
+def place_of(location: str | None, folder: str) -> str | None:
+    """A place that a file in `folder`, which may be on an object store, names, as it is found from anywhere."""
+    return location if location is None or "://" in location else os.path.join(folder, location)
