@@ -33,9 +33,9 @@ def fitted(model, *depths):
 
 
 @pytest.mark.parametrize("forgetting", [1.0, 1.6])
-@pytest.mark.parametrize("rate", [0.3, 1.5])
-def test_a_known_model_is_found_again(forgetting, rate):
-    model = model_of(rate=rate, forgetting=forgetting)
+@pytest.mark.parametrize(("rate", "steepness"), [(0.3, 1.0), (1.5, 1.0), (1.5, 2.0)])
+def test_a_known_model_is_found_again(forgetting, rate, steepness):
+    model = model_of(rate=rate, steepness=steepness, forgetting=forgetting)
     found = fitted(model, torch.arange(8), torch.arange(6))
     distance = torch.arange(1, 8)
     assert found.at(distance)[:, MANY].numpy() == pytest.approx(model.at(distance)[:, MANY].numpy(), abs=0.08)
@@ -52,6 +52,17 @@ def test_layers_that_are_missing_do_not_change_the_distance_of_others():
 def test_a_single_layer_a_side_says_nothing_of_another():
     found = fitted(model_of(), torch.tensor([0]), torch.tensor([0]))
     assert not weights(found, 0, torch.tensor([0]), torch.tensor([0])).any()
+
+
+def test_layers_that_are_the_opposite_of_their_neighbours_say_nothing_of_others():
+    (layer, *_), ring = layers_of(model_of(), torch.arange(1), 0)
+    found = coherence([torch.stack([layer, -layer]), torch.stack([layer, -layer])], [torch.arange(2)] * 2, ring)
+    assert not weights(found, 0, torch.arange(2), torch.arange(2)).any()
+
+
+def test_layers_that_hardly_change_are_not_taken_to_be_surer_than_their_noise():
+    near = torch.arange(4)
+    assert float(weights(model_of(share=0.999, rate=1e-3), 0, near, near).abs().max()) < 1 / 0.03
 
 
 @pytest.mark.parametrize("gap", [0, 1, 3])

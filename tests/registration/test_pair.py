@@ -4,13 +4,11 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from made_tissue import Waves, pair_of
 
 from volpipe import register_pair
 from volpipe.errors import ConfigError, GeometryError
 from volpipe.geometry import Rigid
-from volpipe.registration.comparison import Surface, centred, correlated
 from volpipe.registration.scores import SCORES
 
 TRUTH = Rigid(0.06, (5.3, -3.8))
@@ -329,56 +327,3 @@ def test_tissue_without_details_is_not_found_at_rest_because_windows_have_edges(
         upper, lower = pair_of(truth, size=size, drift=0.05, seed=seed, shortest=6.0)
         found = register_pair(upper, lower, gap_layers=0)
         assert errors(found, truth)[0] < 0.03 * size[0] or not found.accepted
-
-
-# ---------------------------------------------------------------------- scores of one's own
-
-
-class Overlaid:
-    """A score in ten lines: products of two facing layers."""
-
-    def __init__(self, upper, lower):
-        self.fixed, self.moving, self.spacing = upper.layers[:1], lower.layers[:1], lower.spacing
-
-    def surface(self, turned, canvas):
-        return Surface(correlated(self.fixed, turned, canvas)[0], torch.ones(canvas))
-
-    def value(self, moved):
-        return (centred(self.fixed, moved.shape[1:]) * moved).sum()
-
-
-def test_a_score_of_ones_own_stands_beside_the_others():
-    gaps = []
-
-    def overlaid(upper, lower, gap):
-        gaps.append(gap)
-        return lambda factor: Overlaid(upper.pooled(factor), lower.pooled(factor))
-
-    found = register_pair(*pair_of(TRUTH, 2, drift=0.02), gap_layers=2, score=overlaid)
-    assert errors(found)[0] < 1.0
-    assert gaps == [2]
-
-
-def dots(size, places):
-    """(1, size, size): round dots at places from the centre, each as high as is said."""
-    image, at = torch.zeros(size, size), torch.arange(size) - (size - 1) / 2
-    for (row, column), height in places.items():
-        image += height * torch.exp(-((at[:, None] - row) ** 2 + (at - column) ** 2) / 2)
-    return image[None]
-
-
-class Dots(Overlaid):
-    """A score of noise, with places where it is as high as is said."""
-
-    def __init__(self, size, places, spacing):
-        noise, high = 0.1 * torch.randn(size, size, generator=torch.Generator().manual_seed(0)), dots(size, places)
-        self.fixed, self.moving = torch.where(high > 1e-6, high, noise), dots(size, {(0, 0): 1.0})
-        self.spacing = (spacing, spacing)
-
-
-def test_of_places_that_the_coarse_scale_cannot_tell_apart_the_fine_one_decides():
-    """The coarse one, of voxels twice as wide, likes the wrong place better; the fine one sees nothing there."""
-    scales = {2: Dots(128, {(5, 5): 1.01, (-6, -4): 1.0}, 2.0), 1: Dots(256, {(-12, -8): 1.0}, 1.0)}
-    windows = np.random.default_rng(0).normal(size=(2, 2, 256, 256))
-    found = register_pair(*windows, gap_layers=0, score=lambda *_: scales.get, max_angle_rad=0)
-    assert found.transform.shift == pytest.approx((-12.0, -8.0), abs=0.2)

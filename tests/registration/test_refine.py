@@ -48,6 +48,16 @@ def test_all_starts_come_to_one_place():
     assert np.ptp(ends, axis=0).max() < 0.07
 
 
+@pytest.mark.parametrize("unit", [1e-12, 1e12])
+def test_the_unit_of_a_score_changes_nothing(unit):
+    plain, scaled = comparison_of(), comparison_of()
+    value = scaled.value
+    scaled.value = lambda moved: unit * value(moved)
+    start = Rigid(TRUTH.angle_rad, (TRUTH.shift[0] + 0.4, TRUTH.shift[1] - 0.3))
+    one, other = (refined(each, start, WIDE) for each in (plain, scaled))
+    assert other.shift == pytest.approx(one.shift, abs=1e-3)
+
+
 class Slope:
     """A score that rises for ever with the shift in y, and says nothing of the rest; `value` counts."""
 

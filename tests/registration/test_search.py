@@ -74,6 +74,8 @@ def test_a_landscape_covers_the_prior_and_no_more_than_a_little_beyond():
         assert low - 2.001 * step <= float(axis[0]) <= low + 1e-6
         assert high - 1e-6 <= float(axis[-1]) <= high + 2.001 * step
         assert float(axis.diff().max()) <= step + 1e-6
+    assert float(found.rows[0]) <= prior.bounds[1][0] - 1
+    assert float(found.columns[-1]) >= prior.bounds[2][1] + 2
 
 
 def test_where_the_windows_do_not_overlap_all_is_alike():

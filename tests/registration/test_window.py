@@ -89,6 +89,12 @@ def test_joined_voxels_are_means_of_what_is_known_and_not_known_where_a_quarter_
     assert (whole.spacing, whole.factor, whole.size) == ((2.0, 2.0), 2, (10, 12))
 
 
+def test_a_pattern_that_is_gone_when_voxels_are_joined_leaves_no_rounding():
+    fours = RANDOM.permuted(np.tile(RANDOM.normal(size=(8, 1, 1, 4)), (1, 37, 41, 1)), axis=3)  # alike, in any order
+    layers = fours.reshape(8, 37, 41, 2, 2).swapaxes(2, 3).reshape(8, 74, 82)
+    assert not window_of(layers).pooled(2).layers.any()
+
+
 def test_a_window_is_faded_at_its_sides_alone():
     fade = taper((96, 200))
     torch.testing.assert_close(fade, fade.flip(0, 1))

@@ -109,5 +109,4 @@ def _image(filtered: Callable[[tuple[int, int]], Tensor], size: tuple[int, int],
 def _by_power(model: Coherence, matrix: Tensor) -> Tensor:
     """B for layers as they are, with none beyond the last ring: (upper layers, RINGS + 1, lower layers)."""
     scaled = matrix / model.power.clamp_min(1e-30)[:, None, None]
-    scaled[model.power <= 0] = 0
     return torch.cat([scaled, torch.zeros_like(scaled[:1])]).float().permute(1, 0, 2)

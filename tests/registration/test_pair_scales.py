@@ -1,0 +1,85 @@
+"""register_pair with scores of one's own: what it asks of them, and what it makes of scales that see other things."""
+
+import numpy as np
+import pytest
+import torch
+from made_tissue import pair_of
+
+from volpipe import register_pair
+from volpipe.geometry import Rigid
+from volpipe.registration.comparison import Surface, centred, correlated
+
+
+class Overlaid:
+    """A score in ten lines: products of two facing layers."""
+
+    def __init__(self, upper, lower):
+        self.fixed, self.moving, self.spacing = upper.layers[:1], lower.layers[:1], lower.spacing
+
+    def surface(self, turned, canvas):
+        return Surface(correlated(self.fixed, turned, canvas)[0], torch.ones(canvas))
+
+    def value(self, moved):
+        return (centred(self.fixed, moved.shape[1:]) * moved).sum()
+
+
+def test_a_score_of_ones_own_stands_beside_the_others():
+    gaps = []
+
+    def overlaid(upper, lower, gap):
+        gaps.append(gap)
+        return lambda factor: Overlaid(upper.pooled(factor), lower.pooled(factor))
+
+    found = register_pair(*pair_of(Rigid(0.06, (5.3, -3.8)), 2, drift=0.02), gap_layers=2, score=overlaid)
+    assert found.transform.shift == pytest.approx((5.3, -3.8), abs=0.7)
+    assert gaps == [2]
+
+
+def dots(size, places):
+    """(1, size, size): round dots at places from the centre, each as high as is said."""
+    image, at = torch.zeros(size, size), torch.arange(size) - (size - 1) / 2
+    for (row, column), height in places.items():
+        image += height * torch.exp(-((at[:, None] - row) ** 2 + (at - column) ** 2) / 2)
+    return image[None]
+
+
+class Dots(Overlaid):
+    """A score of noise, with places where it is as high as is said."""
+
+    def __init__(self, size, places, spacing):
+        noise, high = 0.1 * torch.randn(size, size, generator=torch.Generator().manual_seed(0)), dots(size, places)
+        self.fixed, self.moving = torch.where(high > 1e-6, high, noise), dots(size, {(0, 0): 1.0})
+        self.spacing = (spacing, spacing)
+
+
+def told(coarse, fine):
+    """What is found of windows of 256 of which the two scales see this; the coarse one has voxels twice as wide."""
+    scales = {2: Dots(128, coarse, 2.0), 1: Dots(256, fine, 1.0)}
+    windows = np.random.default_rng(0).normal(size=(2, 2, 256, 256))
+    return register_pair(*windows, gap_layers=0, score=lambda *_: scales.get, max_angle_rad=0).transform.shift
+
+
+def test_of_places_that_the_coarse_scale_cannot_tell_apart_the_fine_one_decides():
+    found = told({(5, 5): 1.01, (-6, -4): 1.0}, {(-12, -8): 1.0})
+    assert found == pytest.approx((-12.0, -8.0), abs=0.2)
+
+
+def test_the_fine_scale_looks_further_around_a_place_than_a_success_is_wide():
+    assert told({(5, 5): 1.0}, {(16, 4): 1.0}) == pytest.approx((16.0, 4.0), abs=0.2)
+
+
+def test_of_two_places_near_each_other_that_are_as_likely_the_answer_is_the_middle():
+    assert told({(5, 5): 1.0}, {(10, 8): 1.0, (10, 12): 1.0}) == pytest.approx((10.0, 10.0), abs=0.5)
+
+
+@pytest.mark.parametrize(("size", "asked"), [(96, {1}), (256, {2, 1}), (400, {3, 2}), (520, {4, 2})])
+def test_the_scales_are_about_128_and_256_voxels_across(size, asked):
+    factors = set()
+
+    def spying(factor):
+        factors.add(factor)
+        return Dots(size // factor, {(0, 0): 1.0}, float(factor))
+
+    windows = np.random.default_rng(0).normal(size=(2, 1, size, size))
+    register_pair(*windows, gap_layers=0, score=lambda *_: spying, max_angle_rad=0, max_shift=0.02)
+    assert factors == asked
