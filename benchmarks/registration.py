@@ -22,14 +22,13 @@ from machine import RESULTS, save
 from numpy.typing import NDArray
 from registration_peers import peers
 from scipy import ndimage
+from volumes import read
 
-from volpipe.geometry import Box
 from volpipe.jobs.inverse_problem_work import Method, Row, by_score, rows_of, summaries
 from volpipe.metrics.registration import errors_of
 from volpipe.registration.intact import Intact
 from volpipe.registration.trials import TrialOptions, draw
 from volpipe.report.inverse_problem_text import inverse_problem_text
-from volpipe.volume import open_source
 
 CHECKED = 7  # pairs of equal layers
 CHECK_MOTION = {"max_shift": 0.04, "max_angle_rad": 0.06}  # small: conventions are checked, not how far a method sees
@@ -74,14 +73,6 @@ def _whole_numbers(text: str) -> tuple[int, ...]:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(filter(None, text.split(",")))
-
-
-def read(path: Path) -> NDArray[Any]:
-    """A volume (z, y, x)."""
-    if path.suffix == ".npz":
-        return np.load(path)["vol"]
-    source = open_source(path)
-    return source.read(Box.from_shape(source.shape))[0]
 
 
 def measure(

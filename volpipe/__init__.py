@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "volpipe.errors": ("VolpipeError",),
-    "volpipe.geometry": ("AxisFootprint", "BlockGrid", "Box", "Footprint", "Rigid"),
+    "volpipe.geometry": ("Affine", "AxisFootprint", "BlockGrid", "Box", "Footprint", "Rigid"),
     "volpipe.jobs.apply": ("ApplyJob",),
     "volpipe.jobs.audit": ("AuditJob",),
     "volpipe.jobs.importing": ("ImportJob",),

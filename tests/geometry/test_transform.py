@@ -8,11 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from volpipe.errors import GeometryError
-from volpipe.geometry import Rigid
+from volpipe.geometry import Affine, Rigid
 
 numbers = st.floats(-100, 100)
 angles = st.floats(-math.pi, math.pi)
-motions = st.builds(Rigid, angles, st.tuples(numbers, numbers))
+rigid = st.builds(Rigid, angles, st.tuples(numbers, numbers))
+small = st.floats(-0.3, 0.3)
+stretched = st.builds(lambda a, b, c, d, shift: Affine(((1 + a, b), (c, 1 + d)), shift), *[small] * 4,
+                      st.tuples(numbers, numbers))  # fmt: skip
+affine = st.builds(lambda motion, stretch: Affine.of(motion) @ stretch, rigid, stretched)
+motions = rigid | affine
 points = st.tuples(numbers, numbers)
 
 
@@ -23,14 +28,17 @@ points = st.tuples(numbers, numbers)
         (Rigid(math.pi / 2), (0.0, 1.0), (1.0, 0.0)),  # x goes to y
         (Rigid(math.pi / 2), (1.0, 0.0), (0.0, -1.0)),  # y goes to -x
         (Rigid(math.pi / 6, (1.0, 2.0)), (0.0, 2.0), (2.0, 2 + math.sqrt(3))),
+        (Affine(((2.0, 0.5), (0.0, 3.0)), (1.0, -1.0)), (1.0, 2.0), (4.0, 5.0)),
+        (Affine(((0.0, 1.0), (-1.0, 0.0))), (0.0, 1.0), (1.0, 0.0)),  # a quarter turn
     ],
 )
 def test_points_computed_by_hand(motion, point, moved):
     np.testing.assert_allclose(motion(point), moved, atol=1e-12)
 
 
-@given(motions, motions, points)
-def test_a_product_is_one_motion_after_the_other(one, other, point):
+@given(st.tuples(rigid, rigid) | st.tuples(affine, affine), points)
+def test_a_product_is_one_motion_after_the_other(pair, point):
+    one, other = pair
     np.testing.assert_allclose((one @ other)(point), one(other(point)), atol=1e-9)
 
 
@@ -54,3 +62,24 @@ def test_in_another_unit_it_is_the_same_motion(motion, point, factor):
 def test_what_is_no_motion_is_refused(broken):
     with pytest.raises(GeometryError, match="finite"):
         Rigid(**broken)
+
+
+@given(rigid, points)
+def test_a_rigid_motion_is_an_affine_one(motion, point):
+    np.testing.assert_array_equal(Affine.of(motion)(point), motion(point))
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ({"rows": ((1.0, math.nan), (0.0, 1.0))}, "finite numbers"),
+        ({"shift": (0.0, math.inf)}, "finite numbers"),
+        ({"rows": ((1.0, 2.0), (2.0, 4.0))}, "undone"),
+        ({"rows": ((1.0, 0.0),)}, "2 x 2"),
+        ({"shift": (1.0, 2.0, 3.0)}, "2 x 2"),
+    ],
+)
+def test_what_is_no_affine_map_is_refused(broken, said):
+    with pytest.raises(GeometryError, match=said) as refusal:
+        Affine(**broken)
+    assert "\n" not in str(refusal.value)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from made_tissue import pair_of
 
-from volpipe.geometry import Rigid
+from volpipe.geometry import Affine, Rigid
 from volpipe.registration.comparison import centred, correlated
 from volpipe.registration.resample import moved
 from volpipe.registration.scores import SCORES
@@ -42,6 +42,22 @@ def test_a_dot_lies_where_its_motion_says(size, canvas, spacing):
     motion = Rigid(0.4, (3.3, -2.6))
     image = moved(blob(size, at, spacing), as_motion(motion), spacing, canvas)
     assert centroid(image, spacing) == pytest.approx(tuple(motion(at)), abs=0.02)
+
+
+def test_outside_an_image_is_nothing():
+    image = moved(torch.ones(1, 20, 30), as_motion(Rigid(0.0, (5.0, -7.0))), (1.0, 1.0), (40, 40))[0]
+    assert float(image[18:33, 2:26].min()) == pytest.approx(1)  # from 15 to 35 and from -2 to 28
+    assert not image[:13].any()
+    assert not image[37:].any()
+    assert not image[:, 31:].any()
+
+
+def test_a_dot_lies_where_its_stretch_says():
+    spacing, at = (2.0, 0.7), (-14.0, 8.0)
+    motion = Affine.of(Rigid(0.4, (3.3, -2.6))) @ Affine(((1.1, 0.2), (0.2, 0.9)))
+    numbers = tuple(torch.tensor(one) for one in (0.4, 3.3, -2.6, 0.1, -0.1, 0.2))
+    image = moved(blob((61, 84), at, spacing), numbers, spacing, (81, 90))
+    assert centroid(image, spacing) == pytest.approx(tuple(motion(at)), abs=0.05)
 
 
 @pytest.mark.parametrize("size", SIZES)

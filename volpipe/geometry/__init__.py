@@ -7,9 +7,10 @@ from volpipe.geometry.grid import Block, BlockGrid, ceil_to, floor_to, lattice_c
 from volpipe.geometry.layers import Layers, Place
 from volpipe.geometry.nodes import Node, NodeGrid
 from volpipe.geometry.raster import Raster
-from volpipe.geometry.transform import Rigid
+from volpipe.geometry.transform import Affine, Rigid
 
 __all__ = [
+    "Affine",
     "AxisFootprint",
     "Block",
     "BlockGrid",

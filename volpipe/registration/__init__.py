@@ -1,6 +1,6 @@
 """Registration of slabs across missing tissue.
 
-    pair    two windows across a gap (window, ranks, coherence, likelihood, pixels, scores, search, refine)
+    pair    two windows across a gap (window, ranks, coherence, likelihood, pixels, scores, search, refine, stretch)
     coarse  any angle and a mirror, for slabs that are not laid out yet
     tree    coarse to fine over a slab: each node starts from its parent's motion
     stack   all pairs of a stack of slabs, one robust solve (solve, slant)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from volpipe.geometry import Rigid
+from volpipe.geometry import Affine, Rigid
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +17,13 @@ class PairEstimate:
         confidence: 0..1, the probability that shift and angle are within the tolerances of a success (0.02 of the
             width; 0.01 rad, or what moves a small window's sides by half a voxel).
         accepted: the confidence is high enough to rely on; else a tree keeps its parent's transform.
+        affine: `upper_from_lower` with the stretch that the rigid transform leaves, where it was asked for.
     """
 
     transform: Rigid
     confidence: float
     accepted: bool
+    affine: Affine | None = None
 
 
 NOTHING = PairEstimate(Rigid(), 0.0, False)  # of windows that nothing can be told of

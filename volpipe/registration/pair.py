@@ -4,6 +4,7 @@
         coarse   every angle and shift of the prior        -> up to CANDIDATES places
         fine     around each                               -> mean of the best, or where it is sharper than a voxel,
                                                               the peak, by Adam
+        both       freed to an affine map, where asked for  -> the same with stretch
 
 Convention: a point p = (y, x) of the lower window, from its centre ((h - 1) / 2, (w - 1) / 2), lies at R p + shift in
 the upper one, with x' = cos(a) x - sin(a) y + tx, y' = sin(a) x + cos(a) y + ty (`geometry.transform`); in voxels, or
@@ -28,6 +29,7 @@ from volpipe.registration.estimate import PairEstimate
 from volpipe.registration.refine import refined
 from volpipe.registration.scores import score_of
 from volpipe.registration.search import Landscape, Mode, Prior, landscape, modes
+from volpipe.registration.stretch import stretched
 from volpipe.registration.window import facing
 
 COARSE, FINE = 128, 256  # voxels across that the two scales work with
@@ -55,6 +57,7 @@ def register_pair(
     score: str | Score = "likelihood",
     voxel_size_um: Sequence[float] | None = None,
     around: Rigid = MIDDLE,
+    affine: bool = False,
 ) -> PairEstimate:
     """Where the lower window lies in the upper one.
 
@@ -67,10 +70,12 @@ def register_pair(
         score: a name of `scores.SCORES`, or a callable of that kind.
         voxel_size_um: (z, y, x) or (y, x); then shifts are in micrometres, and voxels may be longer along one axis.
         around: middle of the prior, in the unit of shifts.
+        affine: also tell how tissue is stretched, by up to 5 % (`stretch.py`); not free where it is not stretched.
 
     Returns:
-        The estimate; its transform is `upper_from_lower`. Its confidence is within the prior: where that is no wider
-        than the tolerances of a success, all of it is, whatever the windows hold.
+        The estimate; its transform is `upper_from_lower`, and so is its affine map where that was asked for. Its
+        confidence is that of the transform, within the prior: where that is no wider than the tolerances of a success,
+        all of it is, whatever the windows hold.
 
     Raises:
         GeometryError: windows or a prior that cannot be registered.
@@ -86,7 +91,9 @@ def register_pair(
     places = _places(landscape(prepared(_factor(size, COARSE)), prior), near)
     motion, share = _best(prepared(_factor(size, FINE)), places, prior, near)
     confidence = share**CALIBRATION
-    return PairEstimate(motion, confidence, confidence >= ACCEPTED)
+    factors = sorted({_factor(size, voxels) for voxels in (COARSE, FINE)}, reverse=True)
+    freed = stretched(list(map(prepared, factors)), motion, prior) if affine else None
+    return PairEstimate(motion, confidence, confidence >= ACCEPTED, freed)
 
 
 def _tolerances(size: int, width: float) -> tuple[float, float]:

@@ -19,7 +19,7 @@ from volpipe.registration.search import Prior
 
 STEPS = 8  # they end 0.02 of a voxel from the top, of 0.3 at the start
 PACE = 0.25  # voxels, of the first step
-SLOWER = 0.05 ** (1 / STEPS)  # from step to step: the last one is a twentieth
+SLOWEST = 0.05  # of the first step, the last one; all between fall alike
 # What is remembered of the slope and of its square (Kingma & Ba 2015): little, of few steps. With (0.8, 0.95) they end
 # 0.08 of a voxel from the top.
 BETAS = (0.5, 0.9)
@@ -44,16 +44,26 @@ def refined(comparison: Comparison, start: Rigid, prior: Prior) -> Rigid:
         angle, row, column = (origin + steps * unit).float()
         return comparison.value(moved(comparison.moving, (angle, row, column), comparison.spacing))
 
-    steps = _climbed(value, low.clamp(-MOST, 0), high.clamp(0, MOST))
+    steps = climbed(value, low.clamp(-MOST, 0), high.clamp(0, MOST))
     angle, row, column = (origin + steps * unit).tolist()
     return prior.clamped(Rigid(angle, (row, column)))
 
 
-def _climbed(value: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
-    """Adam from 0 within bounds; the best place met. (torch.optim's takes a second to load.)"""
+def climbed(
+    value: Callable[[Tensor], Tensor], low: Tensor, high: Tensor, count: int = STEPS, pace: float = PACE
+) -> Tensor:
+    """Adam from 0 within bounds; the best place met. (torch.optim's takes a second to load.)
+
+    Args:
+        value: of a place, with a gradient.
+        low, high: bounds of each number.
+        count: of steps.
+        pace: the first one, in the unit of places.
+    """
+    slower = SLOWEST ** (1 / count)
     best, best_value = torch.zeros_like(low), -math.inf
     here, slope, square = best, torch.zeros_like(low), torch.zeros_like(low)
-    for step in range(1, STEPS + 1):
+    for step in range(1, count + 1):
         here = here.detach().requires_grad_()
         found = value(here)
         if float(found.detach()) > best_value:
@@ -61,6 +71,6 @@ def _climbed(value: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Te
         (up,) = torch.autograd.grad(found / found.detach().abs().clamp_min(1e-12), here)
         slope, square = slope.lerp(up, 1 - BETAS[0]), square.lerp(up**2, 1 - BETAS[1])
         unbiased = slope / (1 - BETAS[0] ** step), square / (1 - BETAS[1] ** step)
-        by = PACE * SLOWER ** (step - 1) * unbiased[0] / (unbiased[1].sqrt() + 1e-8)
+        by = pace * slower ** (step - 1) * unbiased[0] / (unbiased[1].sqrt() + 1e-8)
         here = (here.detach() + by).clamp(low, high)
     return best

@@ -1,6 +1,6 @@
 """Images of the lower window as they lie in the upper one, differentiable in the motion.
 
-    moved(q) = image(R^-1 (q - t)),  q from the canvas's centre, in the unit of shifts
+    moved(q) = image(A^-1 (q - t)),  q from the canvas's centre, in the unit of shifts;  A = R, or R (1 + stretch)
 
 The canvas may be larger than the image (room for shifts); both have the same centre. Outside the image it is 0.
 """
@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Motion = tuple[Tensor, Tensor, Tensor]  # angle (rad), shift in y, shift in x
+# Angle (rad), shift in y, shift in x; then perhaps a symmetric stretch: of y along y, of x along x, of each along the
+# other.
+Motion = tuple[Tensor, ...]
 
 
 def moved(
@@ -24,7 +26,7 @@ def moved(
 
     Args:
         images: (c, h, w).
-        motion: `upper_from_lower`; three scalars that may carry gradients.
+        motion: `upper_from_lower`; three scalars, or six, that may carry gradients.
         spacing: (y, x) of one voxel, in the unit of the shift.
         canvas: height and width of what is returned; the images' own if not given.
     """
@@ -39,10 +41,17 @@ def _canvas_to_image(
     motion: Motion, spacing: tuple[float, float], size: tuple[int, int], canvas: tuple[int, int], dtype: torch.dtype
 ) -> Tensor:
     """(2, 3) as `affine_grid` takes it: (x, y) in halves of the canvas's extent to (x, y) in halves of the image's."""
-    angle, ty, tx = motion
+    angle, ty, tx, *stretch = motion
     cos, sin = torch.cos(angle), torch.sin(angle)
     down, across = (spacing[i] * canvas[i] / 2 for i in (0, 1))  # halves of the canvas, in the unit of shifts
-    image_down, image_across = (spacing[i] * size[i] / 2 for i in (0, 1))
-    row_x = torch.stack([cos * across, sin * down, -(cos * tx + sin * ty)]) / image_across
-    row_y = torch.stack([-sin * across, cos * down, sin * tx - cos * ty]) / image_down
-    return torch.stack([row_x, row_y]).to(dtype)
+    row_x = torch.stack([cos * across, sin * down, -(cos * tx + sin * ty)])
+    row_y = torch.stack([-sin * across, cos * down, sin * tx - cos * ty])
+    if stretch:
+        row_y, row_x = _unstretched(row_y, row_x, *stretch)
+    return torch.stack([row_x / (spacing[1] * size[1] / 2), row_y / (spacing[0] * size[0] / 2)]).to(dtype)
+
+
+def _unstretched(y: Tensor, x: Tensor, along_y: Tensor, along_x: Tensor, askew: Tensor) -> tuple[Tensor, Tensor]:
+    """(1 + stretch)^-1 of (y, x)."""
+    area = (1 + along_y) * (1 + along_x) - askew**2
+    return ((1 + along_x) * y - askew * x) / area, ((1 + along_y) * x - askew * y) / area

@@ -218,10 +218,14 @@ def _height(score: Tensor, seen: Tensor) -> Tensor:
     """In units of the scatter of what fits nowhere: a peak, or many, do not move quantiles."""
     if not seen.any():
         return torch.full_like(score, -math.inf)
-    some = score[seen]
-    below, level, above = torch.quantile(some[:: len(some) // SAMPLES | 1], torch.tensor([0.16, 0.5, 0.84]))
-    scatter = ((above - below) / 2).clamp_min(1e-20)
+    level, scatter = level_and_scatter(score[seen])
     return torch.where(seen, (score - level) / scatter, -math.inf)
+
+
+def level_and_scatter(score: Tensor) -> tuple[Tensor, Tensor]:
+    """Of a score at many shifts, (n,): where nothing fits."""
+    below, level, above = torch.quantile(score[:: len(score) // SAMPLES | 1], torch.tensor([0.16, 0.5, 0.84]))
+    return level, ((above - below) / 2).clamp_min(1e-20)
 
 
 def _step(axis: Tensor) -> float:
