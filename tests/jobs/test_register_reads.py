@@ -91,6 +91,6 @@ def work_over(location, folder):
     path.write_text(yaml.safe_dump({"slabs": [location, location], "gap_layers": 1}))
     job = RegisterJob(slabs=str(path), output=str(folder / "out"), tree_window=WINDOW)
     work = job.plan(Budget(worker_bytes=2**40)).works["nodes"]
-    edge = Edge(0, 1, 0.0, LAYERS, PairEstimate(SEEN, 0.95, True))
+    edge = Edge(0, 1, layers=2, estimate=PairEstimate(SEEN, 0.95, True))
     put(work.trees.stage.folder, STACK, told_solution([edge], StackSolution((Rigid(), SEEN), {(0, 1): 1.0}, ())))
     return work
