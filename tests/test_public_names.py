@@ -35,6 +35,7 @@ def test_an_unknown_name_is_an_attribute_error():
         ["evaluate", "--help"],
         ["register", "--help"],
         ["evaluate", "inverse-problem", "--help"],
+        ["evaluate", "self-consistency", "--help"],
         ["config", "schema"],
     ],
 )

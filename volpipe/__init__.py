@@ -23,6 +23,7 @@ _HOMES = {
     "volpipe.jobs.inverse_problem": ("InverseProblemJob",),
     "volpipe.jobs.pyramid": ("PyramidJob",),
     "volpipe.jobs.register": ("RegisterJob",),
+    "volpipe.jobs.self_consistency": ("SelfConsistencyJob",),
     "volpipe.jobs.statistics": ("StatisticsJob",),
     "volpipe.jobs.warp": ("WarpJob",),
     "volpipe.models": ("load_checkpoint", "preset", "save_checkpoint"),

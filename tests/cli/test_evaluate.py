@@ -1,4 +1,4 @@
-"""`volpipe evaluate inverse-problem`: what it prints and what it leaves, by scores that are made up."""
+"""`volpipe evaluate`: what it prints and what it leaves, by scores that are made up."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage
 
 from volpipe.geometry import Rigid
-from volpipe.jobs import inverse_problem_work
+from volpipe.jobs import inverse_problem_work, self_consistency_work
 from volpipe.registration.estimate import PairEstimate
 
 OPTIONS = ("--window", 24, "--layers", 2, "--gaps", "0,1", "--trials", 6, "--serial", "--threads", 1)
@@ -78,3 +78,48 @@ def test_an_address_of_a_folder_serves_as_well_as_its_path(volpipe, tissue, tmp_
     assert answer.code == 0
     assert f"{out}/scatter.png" in answer.out
     assert (tmp_path / "out" / "scatter.png").exists()
+
+
+CONSISTENCY = (
+    "--width", 32, "--tree-window", 16, "--layers", 2, "--gaps", "0,1", "--trials", 2, "--offsets", 2,
+    "--score", "knows", "--max-shift", 0.05, "--serial", "--threads", 1,
+)  # fmt: skip
+
+
+@pytest.fixture
+def _wobbling(monkeypatch):
+    def pair(upper, lower, **options):
+        return PairEstimate(Rigid(0.0, (float(np.nanmean(upper)), 0.0)), 0.9, True)
+
+    monkeypatch.setattr(self_consistency_work, "pair_by", lambda score: pair)
+
+
+@pytest.fixture
+def wide_tissue(write_as, tmp_path):
+    noise = np.random.default_rng(0).integers(1000, 9000, (6, 84, 84))
+    return write_as("ome-zarr-0.5", noise.astype("uint16"), tmp_path / "wide")
+
+
+@pytest.mark.usefixtures("_wobbling")
+def test_self_consistency_prints_a_table_leaves_pictures_and_has_nothing_to_do_twice(volpipe, wide_tissue, tmp_path):
+    out = tmp_path / "found"
+    answer = volpipe("evaluate", "self-consistency", wide_tissue, out, *CONSISTENCY)
+    assert answer.code == 0
+    lines = [line.split() for line in answer.out.splitlines()]
+    assert [line[:4] for line in lines if "unshifted" in line[1:2]] == [
+        [gap, "unshifted", pairs, pairs] for gap, pairs in (("0", "2"), ("1", "2"), ("all", "4"))
+    ]
+    names = {"results.json", "results.txt", "scatter.png", "maps.png"}
+    assert {path.name for path in out.iterdir()} == names | {"zarr.json"}
+    assert all(f"{out}/{name}" in answer.out for name in names)
+    again = volpipe("evaluate", "self-consistency", wide_tissue, out, *CONSISTENCY)
+    assert "nothing to do: all 4 tasks were done before" in again.out
+
+
+@pytest.mark.usefixtures("_wobbling")
+def test_a_dry_run_of_self_consistency_writes_nothing(volpipe, wide_tissue, tmp_path, tree):
+    before = tree()
+    answer = volpipe("evaluate", "self-consistency", wide_tissue, tmp_path / "out", *CONSISTENCY, "--dry-run")
+    assert answer.code == 0
+    assert "2 of each, by knows on 32 x 32: 0,0, 8,8 voxels from the corner" in answer.out
+    assert tree() == before

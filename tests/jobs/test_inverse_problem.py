@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from volpipe.errors import BudgetError, ConfigError, GeometryError, ProductError, VolumeError
 from volpipe.geometry import Rigid
-from volpipe.jobs import inverse_problem, inverse_problem_work
+from volpipe.jobs import cut_slabs, inverse_problem_work
 from volpipe.jobs.inverse_problem import InverseProblemJob
 from volpipe.jobs.inverse_problem_work import InverseProblemWork, rows_of, summaries
 from volpipe.plan import Budget
@@ -251,7 +251,7 @@ def test_an_output_that_is_a_file_is_refused(job, tmp_path):
 def test_a_volume_that_is_too_large_to_read_whole_is_refused(job, monkeypatch):
     with pytest.raises(BudgetError, match="give a part with --bbox"):
         job().plan(Budget(2**29))
-    monkeypatch.setattr(inverse_problem, "MOST_VOXELS", math.prod(SHAPE) - 1)
+    monkeypatch.setattr(cut_slabs, "MOST_VOXELS", math.prod(SHAPE) - 1)
     with pytest.raises(VolumeError, match=r"read whole.*--bbox"):
         job().plan(Budget(2**34))
 

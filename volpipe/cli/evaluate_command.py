@@ -1,4 +1,4 @@
-"""`volpipe evaluate inverse-problem VOL`."""
+"""`volpipe evaluate inverse-problem VOL` and `volpipe evaluate self-consistency VOL OUT`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import click
 from volpipe.cli.options import build, options
 from volpipe.cli.running import report_of, run_options, run_or_describe
 from volpipe.jobs.inverse_problem import InverseProblemJob
+from volpipe.jobs.self_consistency import SelfConsistencyJob
 
 
 @click.group(name="evaluate", short_help="Measure a registration on motions that are known.")
@@ -25,8 +26,24 @@ def inverse_problem(**values: Any) -> None:
     Prints success, errors and CPU-seconds a pair for every gap and score, beside doing nothing; stores them with every
     trial and pictures in the folder --output.
     """
-    job = build(InverseProblemJob, values)
-    report = None if values["dry_run"] else report_of("inverse_problem")
+    _run(build(InverseProblemJob, values), values, "inverse_problem")
+
+
+@command.command(name="self-consistency", short_help="On shifted windows: does a spread of answers tell their error?")
+@options(SelfConsistencyJob, arguments=("volume", "output"))
+@run_options
+def self_consistency(**values: Any) -> None:
+    """Cut pairs of slabs out of VOLUME, move one of each, register them again on shifted windows, and see whether the
+    spread of the answers tells their true error.
+
+    Prints error, spread and their rank correlation for every gap; stores them with every cell's answers and pictures in
+    the folder OUTPUT. Killed, the same command goes on.
+    """
+    _run(build(SelfConsistencyJob, values), values, "self_consistency")
+
+
+def _run(job: InverseProblemJob | SelfConsistencyJob, values: dict[str, Any], pictures: str) -> None:
+    report = None if values["dry_run"] else report_of(pictures)
     run_or_describe(job, values)
     if report is None:
         return

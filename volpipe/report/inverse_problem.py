@@ -52,15 +52,16 @@ def report(place: str) -> tuple[str, list[str]]:
     found = json.loads(stored)
     rows, width, title = found["rows"], found["settings"]["window"], found["settings"]["volume"]
     text = inverse_problem_text(found["table"])
-    made = {"results.txt": f"{text}\n".encode(), "quantiles.png": _png(quantiles_figure(rows, width, title=title))}
+    made = {"results.txt": f"{text}\n".encode(), "quantiles.png": png(quantiles_figure(rows, width, title=title))}
     if len({row["score"] for row in rows}) > 1:
-        made["scatter.png"] = _png(scatter_figure(rows, width, title=title))
+        made["scatter.png"] = png(scatter_figure(rows, width, title=title))
     for name, data in made.items():
         folder.put(name, data)
     return text, [f"{location}/{name}" for name in (results, *made)]
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """As a file."""
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=120)
     return data.getvalue()

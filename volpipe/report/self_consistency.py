@@ -1,0 +1,137 @@
+"""What `volpipe evaluate self-consistency` found: a table as text, and pictures.
+
+results.json --report--> results.txt   two lines for every gap
+                         scatter.png   by gap: spread over the runs against the true error, cell by cell
+                         maps.png      by gap, of a pair of slabs whose error is the median: spread and error, where
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from volpipe.errors import VolumeError
+from volpipe.jobs.self_consistency_work import Row, measured
+from volpipe.report.inverse_problem import png
+from volpipe.report.self_consistency_text import interval, marked, self_consistency_text
+from volpipe.volume.folder import absolute, open_folder
+
+LEAST = 1e-2  # voxels: what is smaller is drawn there
+PANEL_IN = 3.2
+COLOURS = "viridis"
+
+
+def report(place: str) -> tuple[str, list[str]]:
+    """Write table and pictures beside results.json.
+
+    Args:
+        place: of the file or object.
+
+    Returns:
+        The table, and the places of all files.
+
+    Raises:
+        VolumeError: there are no results.
+        WriteError: one may not write there.
+    """
+    location, _, results = place.rpartition("/")
+    folder = open_folder(absolute(location))
+    stored = folder.get(results)
+    if stored is None:
+        raise VolumeError(f"{place}: no results are there; first run volpipe evaluate self-consistency")
+    found = json.loads(stored)
+    text = self_consistency_text(found["table"])
+    made = {
+        "results.txt": f"{text}\n".encode(),
+        "scatter.png": png(scatter_figure(found)),
+        "maps.png": png(maps_figure(found)),
+    }
+    for name, data in made.items():
+        folder.put(name, data)
+    return text, [f"{location}/{name}" for name in (results, *made)]
+
+
+def by_gap(found: Mapping[str, Any]) -> dict[int, list[dict[str, Any]]]:
+    """What was measured of every trial, in their order."""
+    rows: Sequence[Row] = found["rows"]
+    gaps = dict.fromkeys(row["gap"] for row in rows)
+    return {gap: [measured(row, found["cells_vox"]) for row in rows if row["gap"] == gap] for gap in gaps}
+
+
+def _said(gap: int) -> str:
+    return f"{gap} layer{'s' * (gap != 1)} lost"
+
+
+# ---------------------------------------------------------------------- scatter
+
+
+def scatter_figure(found: Mapping[str, Any]) -> Figure:
+    """A panel a gap: a point a cell, its colour the pair of slabs."""
+    each = by_gap(found)
+    lines = {row["gap"]: row for row in found["table"] if row["answer"] == "first"}
+    figure = Figure(figsize=(PANEL_IN * len(each) + 0.8, PANEL_IN + 1.2), layout="constrained")
+    panels = figure.subplots(1, len(each), squeeze=False, sharex=True, sharey=True)[0]
+    top = 1.5 * max(
+        float(one[name].max()) for trials in each.values() for one in trials for name in ("spread", "first")
+    )
+    for panel, (gap, trials) in zip(panels, each.items(), strict=True):
+        _draw_scatter(panel, trials, max(top, 2 * LEAST))
+        line = lines[gap]
+        panel.set_title(f"{_said(gap)}\nSpearman {marked(line['spearman'])} ({interval(line)})", fontsize=10)
+        panel.set_xlabel("spread over the runs, voxels", fontsize=9)
+    panels[0].set_ylabel("error of the unshifted run, voxels", fontsize=9)
+    said = "a point is a cell, a colour a pair of slabs; on the line the spread is the error"
+    figure.suptitle(f"{found['settings']['volume']}\n{said}", fontsize=10)
+    return figure
+
+
+def _draw_scatter(panel: Axes, trials: Sequence[Mapping[str, NDArray[Any]]], top: float) -> None:
+    spread, error = (np.maximum(np.concatenate([one[name] for one in trials]), LEAST) for name in ("spread", "first"))
+    colour = np.repeat(np.arange(len(trials)), [len(one["spread"]) for one in trials])
+    panel.scatter(spread, error, s=7, c=colour, cmap="tab20", alpha=0.7, linewidths=0)
+    panel.plot((LEAST, top), (LEAST, top), color="0.5", linewidth=0.7)
+    panel.set_xscale("log")
+    panel.set_yscale("log")
+    panel.set_xlim(0.8 * LEAST, top)
+    panel.set_ylim(0.8 * LEAST, top)
+    panel.set_aspect("equal")
+    panel.tick_params(labelsize=8)
+    panel.grid(alpha=0.25, linewidth=0.5)
+
+
+# ---------------------------------------------------------------------- maps
+
+
+def maps_figure(found: Mapping[str, Any]) -> Figure:
+    """A column a gap, spread above error, of the pair of slabs whose mean error is the median; one scale a column."""
+    each = by_gap(found)
+    side = round(len(found["cells_vox"]) ** 0.5)
+    figure = Figure(figsize=(PANEL_IN * len(each) + 0.8, 2 * PANEL_IN + 0.6), layout="constrained")
+    panels = figure.subplots(2, len(each), squeeze=False)
+    for column, (gap, trials) in enumerate(each.items()):
+        middle = median_trial(trials)
+        chosen = trials[middle]
+        top = max(float(chosen[name].max()) for name in ("spread", "first"))
+        for panel, name in zip(panels[:, column], ("spread", "first"), strict=True):
+            image = panel.imshow(chosen[name].reshape(side, side), vmin=0, vmax=top, cmap=COLOURS)
+            panel.set_xticks([])
+            panel.set_yticks([])
+        figure.colorbar(image, ax=list(panels[:, column]), location="bottom", shrink=0.8, label="voxels")
+        panels[0, column].set_title(f"{_said(gap)}, pair {middle}", fontsize=10)
+    for panel, name in zip(panels[:, 0], ("spread over the runs", "error of the unshifted run"), strict=True):
+        panel.set_ylabel(name, fontsize=9)
+    figure.suptitle(f"{found['settings']['volume']}\nof each gap the pair of slabs whose mean error is the median; "
+                    "a square is a cell", fontsize=10)  # fmt: skip
+    return figure
+
+
+def median_trial(trials: Sequence[Mapping[str, NDArray[Any]]]) -> int:
+    """The number of the trial whose mean error is the (lower) median."""
+    order = np.argsort([one["first"].mean() for one in trials], kind="stable")
+    return int(order[(len(order) - 1) // 2])
