@@ -1,6 +1,7 @@
 """Register: poses of slabs cut from one tissue are found again, whoever does the tasks and whenever it is killed."""
 
 import pickle
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -145,14 +146,14 @@ def test_pairs_are_shown_the_layers_that_face_the_gap_and_nodes_the_same_upside_
     numbers = np.arange(12)[:, None, None] + np.tile(np.arange(40) // 4 % 2 * 100, (40, 1))
     shown = []
 
-    def spy(upper, lower, *, gap_layers, score, around=None, **_):
+    def spy(is_node, upper, lower, *, gap_layers, score, **_):
         layers = [tuple(np.nanmin(slab, (1, 2)).astype(int).tolist()) for slab in (upper, lower)]
         numbers = (tuple(layer % 20 for layer in slab) for slab in layers)
-        shown.append((score, *numbers, layers[0][0] < 20, gap_layers, around is not None))
+        shown.append((score, *numbers, layers[0][0] < 20, gap_layers, is_node))
         return PairEstimate(Rigid(), 0.95, True)
 
     for module in ("register_stack", "register_tree"):
-        monkeypatch.setattr(f"volpipe.jobs.{module}.register_pair", spy)
+        monkeypatch.setattr(f"volpipe.jobs.{module}.register_pair", partial(spy, module == "register_tree"))
     path = tmp_path / "slabs.yaml"
     slabs = [store((numbers + add).astype(np.uint8)) for add in (0, 20)]
     path.write_text(yaml.safe_dump({"slabs": slabs, "gap_layers": 3}))

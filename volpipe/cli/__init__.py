@@ -20,6 +20,7 @@ COMMANDS = {
     "submit": "Run the jobs of a pipeline file.",
     "config": "Print the schema of pipeline files.",
     "import": "Copy a volume into sharded OME-Zarr.",
+    "coarse": "Lay out slabs that lie at any angle or upside down.",
     "register": "Find where each slab of a stack lies.",
     "warp": "Render the reconstruction of a stack of slabs.",
     "statistics": "Histogram and percentiles of a volume, stored beside it.",

@@ -100,12 +100,11 @@ class RegisterJob(Fields):
 
         given, stack, field_of = self._setup.slabs, self._setup.stack, fields_of(self._setup)
         for number, (entry, pose) in enumerate(zip(given.entries, found.poses, strict=True)):
-            reader = stack.readers[number]
-            first = 0 if reader is None else reader.first
             yield Slab(
                 volume=entry.volume,
                 level=given.level,
-                layers=(first, first + stack.layers[number]),
+                layers=self._setup.runs[number],
+                flipped=entry.flipped,
                 gap_layers=(*stack.gaps, 0)[number],
                 pose=Pose(angle_rad=pose.angle_rad, shift_um=pose.shift),
                 field=field_of(number),

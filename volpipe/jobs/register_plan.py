@@ -47,7 +47,8 @@ def stage_of(setup: Setup) -> Stage:
     """What is paired with what, and how."""
     job, slabs, nothing = setup.job, setup.slabs, setup.stack.stack()
     prior = Prior(slabs.max_shift, slabs.max_angle_rad, job.score, job.slant)
-    return Stage(setup.stack, prior, tuple(nothing.pairs(SKIPS)), open_folder(absolute(job.output)))
+    starts = tuple(entry.start.rigid for entry in slabs.entries)
+    return Stage(setup.stack, prior, starts, tuple(nothing.pairs(SKIPS)), open_folder(absolute(job.output)))
 
 
 def trees_of(setup: Setup, stage: Stage) -> Trees | None:

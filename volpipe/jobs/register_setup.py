@@ -19,6 +19,7 @@ from volpipe.errors import ConfigError, GeometryError, VolumeError
 from volpipe.geometry import Box, Rigid, SlabFrame
 from volpipe.jobs.slab_reader import AGREE, Layers, SlabReader, stored_levels
 from volpipe.jobs.slabs import SlabEntry, Slabs, load_slabs
+from volpipe.registration.comparison import LEAST_OVERLAP
 from volpipe.registration.stack import SKIPS, Stack
 from volpipe.volume import Source, check_apart, check_place, open_source
 
@@ -89,7 +90,11 @@ class SlabStack:
 
     def read(self, slab: int, layers: range) -> Layers:
         """Whole layers of a slab on the canvas."""
-        reader, box = self.reader(slab), self.box(slab)
+        return self.on_canvas(slab, self.reader(slab), layers)
+
+    def on_canvas(self, slab: int, reader: SlabReader, layers: range) -> Layers:
+        """The same by a reader of one's own, as of the slab turned over."""
+        box = self.box(slab)
         inside = box.intersect(Box.from_shape(reader.frame.shape(self.level)))
         out = np.full((len(layers), *self.canvas), np.nan, np.float32)
         out[:, *inside.relative_to(box.start).slices] = reader.read(self.level, inside, layers)
@@ -102,9 +107,15 @@ class SlabStack:
 
     def between_slabs(self, upper: int, lower: int, motion: Rigid) -> Rigid:
         """A motion between the centres of two canvases, about the centres of their slabs."""
-        centres = (self.reader(slab).frame.centre_um(self.box(slab), self.level) for slab in (upper, lower))
-        above, below = (Rigid(0.0, centre) for centre in centres)
-        return above @ motion @ below.inverse
+        return self._slab_from_canvas(upper) @ motion @ self._slab_from_canvas(lower).inverse
+
+    def between_canvases(self, upper: int, lower: int, motion: Rigid) -> Rigid:
+        """The way back of `between_slabs`."""
+        return self._slab_from_canvas(upper).inverse @ motion @ self._slab_from_canvas(lower)
+
+    def _slab_from_canvas(self, slab: int) -> Rigid:
+        """Points from the centre of a canvas, as they lie from that of its slab."""
+        return Rigid(0.0, self.reader(slab).frame.centre_um(self.box(slab), self.level))
 
 
 class Setup:
@@ -119,6 +130,7 @@ class Setup:
         self.stack = self._stack()
         self._check_gaps()
         self._check_pairs()
+        self._check_starts()
         self._check_window()
 
     # ------------------------------------------------------------------ slabs
@@ -170,15 +182,19 @@ class Setup:
                 raise VolumeError(f"{name}: voxels of {size} um, {first}: {wanted}; give slabs of one voxel size")
         return wanted
 
+    @cached_property
+    def runs(self) -> tuple[tuple[int, int], ...]:
+        """First layer and stop of each slab, as stored."""
+        return tuple(map(self._layers_of, self.slabs.entries, self._sources))
+
     def _stack(self) -> SlabStack:
-        entries, size = self.slabs.entries, self.voxel_size_um
-        runs = [self._layers_of(entry, source) for entry, source in zip(entries, self._sources, strict=True)]
-        readers = tuple(map(self._reader, entries, self._sources, runs))
+        size = self.voxel_size_um
+        readers = tuple(map(self._reader, self.slabs.entries, self._sources, self.runs))
         frames = [reader.frame for reader in readers if reader is not None]
         width = min(max(frame.extent[axis] for frame in frames) for axis in (0, 1))
         level = max(0, round(math.log2(width / self.job.window)))
         height, width = (max(frame.shape(level)[axis] for frame in frames) for axis in (0, 1))
-        layers = tuple(stop - first for first, stop in runs)
+        layers = tuple(stop - first for first, stop in self.runs)
         return SlabStack(readers, layers, self.slabs.gaps, size, level, (height, width))
 
     def _reader(self, entry: SlabEntry, source: Source | None, run: tuple[int, int]) -> SlabReader | None:
@@ -186,7 +202,8 @@ class Setup:
             return None
         levels = stored_levels(entry.volume, source, self.slabs.level, self.slabs.channel)
         frame = SlabFrame(source.shape[1:], self.voxel_size_um[1:])
-        return SlabReader(frame, run[0], run[1] - run[0], levels)
+        reader = SlabReader(frame, run[0], run[1] - run[0], levels)
+        return reader.turned_over if entry.flipped else reader
 
     # ------------------------------------------------------------------ checks
 
@@ -205,6 +222,20 @@ class Setup:
                 "missing between"
             )
 
+    def _check_starts(self) -> None:
+        """Before any pair is tried: `register_pair` refuses windows that lie beside each other."""
+        stack, starts = self.stack, [entry.start.rigid for entry in self.slabs.entries]
+        sides = [n * size for n, size in zip(stack.canvas, stack.canvas_size_um[1:], strict=True)]
+        reach = self.slabs.max_shift * min(sides)
+        for upper, lower in stack.stack().pairs(SKIPS):
+            shift = stack.between_canvases(upper, lower, starts[upper].inverse @ starts[lower]).shift
+            away = [max(0.0, abs(one) - reach) / side for one, side in zip(shift, sides, strict=True)]
+            if (overlap := math.prod(max(0.0, 1 - part) for part in away)) < LEAST_OVERLAP:
+                raise ConfigError(
+                    f"{self.job.slabs}: by their starts slabs {upper} and {lower} overlap by {overlap:.2f} at most, "
+                    f"{LEAST_OVERLAP} is needed; give other starts, or slabs cut out alike"
+                )
+
     def _check_window(self) -> None:
         if min(self.stack.canvas) < SMALLEST:
             raise GeometryError(
@@ -217,12 +248,15 @@ class Setup:
     def key(self) -> dict[str, Any]:
         """Content of everything that the transforms depend on."""
         sources = {f"slab {n}": None if each is None else each.identity() for n, each in enumerate(self._sources)}
-        runs = map(self._layers_of, self.slabs.entries, self._sources)
         shared = ("max_shift", "max_angle_rad", "anchors")
         return {
             "volpipe": FORMAT,
             "input": sources,
-            "layers": {f"slab {n}": list(run) for n, run in enumerate(runs)},
+            "layers": {f"slab {n}": list(run) for n, run in enumerate(self.runs)},
+            "layout": {
+                f"slab {n}": entry.model_dump(mode="json", include={"flipped", "start"})
+                for n, entry in enumerate(self.slabs.entries)
+            },
             "geometry": {"gap_layers": list(self.slabs.gaps), "voxel_size_um": list(self.voxel_size_um)},
             "settings": self.slabs.model_dump(mode="json", include=set(shared)) | self.job.settings(),
         }

@@ -50,7 +50,7 @@ class Prior:
     score: str
     slant: bool
 
-    def pair(self, voxel_size_um: tuple[float, float, float]) -> Any:
+    def pair(self, voxel_size_um: tuple[float, float, float], around: Rigid) -> Any:
         """`register_pair` with these."""
         return partial(
             register_pair,
@@ -58,6 +58,7 @@ class Prior:
             max_angle_rad=self.max_angle_rad,
             score=self.score,
             voxel_size_um=voxel_size_um,
+            around=around,
         )
 
 
@@ -66,12 +67,14 @@ class Stage:
     """What the tasks of this stage share; picklable.
 
     Attributes:
+        starts: about where each slab lies in the first one's frame.
         pairs: what is registered; an item is an index.
         folder: of the product.
     """
 
     stack: SlabStack
     prior: Prior
+    starts: tuple[Rigid, ...]
     pairs: tuple[Pair, ...]
     folder: Folder
 
@@ -95,8 +98,11 @@ class PairWork:
         return Receipt(PAIR, item, seconds=seconds, bytes_read=sum(slab.nbytes for slab in slabs.values()))
 
     def _edge(self, upper: int, lower: int, slabs: dict[int, Layers]) -> Edge:
-        pair = self.stage.prior.pair(self.stage.stack.canvas_size_um)
-        return self.stage.stack.stack(slabs).edge(upper, lower, pair, slant=self.stage.prior.slant)
+        stage = self.stage
+        start = stage.starts[upper].inverse @ stage.starts[lower]
+        around = stage.stack.between_canvases(upper, lower, start)
+        pair = stage.prior.pair(stage.stack.canvas_size_um, around)
+        return stage.stack.stack(slabs).edge(upper, lower, pair, slant=stage.prior.slant)
 
     def _about_slabs(self, edge: Edge) -> Edge:
         """From the centres of the canvases to those of the slabs."""

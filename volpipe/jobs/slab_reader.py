@@ -3,19 +3,20 @@
     stored pyramid  0   1   2        levels of the slab: 0 is the one that is registered, k has y and x halved k times
     levels          0   1   2   3    what is not stored, or not with all layers, is pooled from the finer level that is
 
-Convention: float32; NaN is not known. Level k covers what it can of level 0, its last voxel may hang over (SlabFrame).
+Convention: float32; NaN is not known; a slab that lies upside down is read the right way up. Level k covers what it can
+of level 0, its last voxel may hang over (SlabFrame).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from volpipe.geometry import Box, SlabFrame
-from volpipe.volume import Source, levels_of, open_source
+from volpipe.volume import Source, TurnedOver, levels_of, open_source, turned_layers
 from volpipe.volume.downsample import downsample
 
 Layers = NDArray[np.float32]  # (z, y, x)
@@ -46,6 +47,15 @@ class SlabReader:
             voxels = source.read(self._stored(rows, factor, source, layers)).astype(np.float32)
             out[:, *rows.relative_to(box.start).slices] = downsample(voxels, (1, factor, factor), "mean")[0]
         return out
+
+    @property
+    def turned_over(self) -> SlabReader:
+        """The same slab the other way up. Stored levels whose voxels would then lie across those of others are pooled
+        instead."""
+        depth, _, width = self.sources[0][1].shape
+        first, _ = turned_layers(self.first, self.first + self.count, depth)
+        aligned = [(level, TurnedOver.of(source)) for level, source in self.sources if width % 2**level == 0]
+        return replace(self, first=first, sources=tuple(aligned))
 
     def strip_bytes(self, level: int, layers: int) -> int:
         """Memory that reading a whole level takes beside the result."""

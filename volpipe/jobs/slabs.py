@@ -4,6 +4,9 @@ slabs:                                        from above; places from this file'
   - slab0.ome.zarr                            all of its layers
   - {volume: slab1.ome.zarr, layers: [3, 70]} first and stop
   - {layers: 75}                              missing: nothing is known but how thick it was
+  - {volume: slab3.ome.zarr, flipped: true,   upside down: half a turn about its y axis sets it right
+     start: {angle_rad: 2.1, shift_um: [30, -4]}}    where to look for it: about where it lies in slab 0's frame, about
+                                              the slabs' centres, after that; `volpipe coarse` finds both
 gap_layers: 2                                 lost at each seam; or one for each: [2, 3]
 level: 0                                      of the pyramids: layers, gaps and voxel size count there
 anchors: {2: {angle_rad: 0.1, shift_um: [3, 4]}}   poses by hand, in slab 0's frame about the slabs' centres
@@ -13,7 +16,8 @@ Or one volume with its cut planes, where `gap_layers` is by default what lies be
 volume: brain.ome.zarr
 cuts: [[0, 75], [77, 152]]
 
-`max_shift` (of a slab's width, its shorter side) and `max_angle_rad` say how far neighbours may lie from each other.
+`max_shift` (of a slab's width, its shorter side) and `max_angle_rad` say how far neighbours may lie from each other, or
+from what their starts say. Layers are counted as they are stored.
 """
 
 from __future__ import annotations
@@ -40,6 +44,8 @@ class SlabEntry(Fields):
 
     volume: str | None = None
     layers: tuple[Whole, ...] | None = None
+    flipped: bool = False
+    start: Pose = Pose()
 
     _one = field_validator("layers", mode="before")(one_number)
 
@@ -103,6 +109,8 @@ class Slabs(Fields):
             raise ValueError("gap_layers: missing; give how many layers were lost at each seam")
         if given is not None and len(given) not in (1, seams):
             raise ValueError(f"gap_layers: {len(given)} given for {seams} seams; give one for each, or one for all")
+        if self.entries[0].start != Pose():
+            raise ValueError("start: of slab 0; it is the frame, give starts of others in it")
         for slab in self.anchors:
             if not 0 < slab <= seams:
                 raise ValueError(f"anchors: slab {slab}; give numbers from 1 to {seams} (slab 0 is the frame)")

@@ -6,7 +6,9 @@
   {"volume": "slab0.ome.zarr",                        from this file's folder; null: the slab is missing, and its
                                                       layers stay empty
    "level": 0,                                        of its pyramid: layers, gap_layers and voxel_size_um count there
-   "layers": [0, 75],                                 first and stop; null: all of the volume
+   "layers": [0, 75],                                 first and stop, as stored; null: all of the volume
+   "flipped": false,                                  true: it lies upside down, and half a turn about its y axis sets
+                                                      it right before all else
    "gap_layers": 2,                                   lost between this slab and the next
    "pose": {"angle_rad": 0.0, "shift_um": [0, 0]},    reconstruction_from_slab: (y, x), about the slab's centre
    "field": "slab0.field.zarr"},                      null: the pose alone; else fitted to this very pose
@@ -52,6 +54,7 @@ class Slab(Fields):
     volume: str | None
     level: int = Field(0, ge=0)
     layers: tuple[Annotated[int, Field(ge=0)], int] | None = None
+    flipped: bool = False
     gap_layers: int = Field(0, ge=0)
     pose: Pose = Pose()
     field: str | None = None

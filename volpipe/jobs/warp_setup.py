@@ -30,7 +30,7 @@ from volpipe.jobs.field_store import content_of, load_field
 from volpipe.jobs.transforms import Slab, Transforms, load_transforms
 from volpipe.registration.field import Field, Points
 from volpipe.registration.warp import default_order
-from volpipe.volume import Layout, Source, check_apart, check_place, open_source
+from volpipe.volume import Layout, Source, TurnedOver, check_apart, check_place, open_source, turned_layers
 from volpipe.volume.multiscale import Factors, default_factors
 from volpipe.volume.product import own_attributes
 
@@ -144,11 +144,16 @@ class Setup:
         source = registered if level == slab.level else _open(slab, level, number)
         assert source is not None
         factors, moved = self._factors_between(number, registered, source)
+        if slab.flipped and registered.shape[0] % factors[0]:
+            raise VolumeError(
+                f"slab {number}, {source.location}: lies upside down, and its {registered.shape[0]} layers are no "
+                f"multiple of the {factors[0]:g} that level {level} joins; render a level that keeps its layers"
+            )
         size = self.transforms.voxel_size_um
         centre = [(n - 1) / 2 * s for n, s in zip(registered.shape, size, strict=True)]
         _, sy, sx = (s * f for s, f in zip(size, factors, strict=True))
         raster = Raster((source.shape[1], source.shape[2]), (sy, sx), (moved[1] - centre[1], moved[2] - centre[2]))
-        first = slab.layers[0] if slab.layers else 0
+        first = self._run(number)[0]
         view = SlabView(source, raster, first, factors[0], slab.pose.rigid)
         return view if slab.field is None else _with_field(view, slab.field, number)
 
@@ -179,16 +184,18 @@ class Setup:
                 )
 
     def _layers(self) -> Layers:
-        counts = tuple(self._count(number) for number in range(len(self.transforms.slabs)))
+        runs = map(self._run, range(len(self.transforms.slabs)))
+        counts = tuple(stop - first for first, stop in runs)
         return Layers(counts, tuple(slab.gap_layers for slab in self.transforms.slabs[:-1]))
 
-    def _count(self, number: int) -> int:
+    def _run(self, number: int) -> tuple[int, int]:
+        """First layer and stop of a slab, the right way up, at the registered level."""
         slab, registered = self.transforms.slabs[number], self._registered[number]
         depth = None if registered is None else registered.shape[0]
         first, stop = slab.layers or (0, depth or 0)
         if depth is not None and stop > depth:
             raise VolumeError(f"slab {number}, {slab.volume}: layers {first} to {stop}; it has {depth} at that level")
-        return stop - first
+        return turned_layers(first, stop, depth) if slab.flipped and depth is not None else (first, stop)
 
     def runs(self, layers: range) -> Iterator[tuple[Place, range, NDArray[np.intp]]]:
         """(owner, layers of the reconstruction, those of its slab's source) for layers at the level to render."""
@@ -302,9 +309,10 @@ def _open(slab: Slab, level: int, number: int) -> Source | None:
     if slab.volume is None:
         return None
     try:
-        return open_source(slab.volume, level=level)
+        source = open_source(slab.volume, level=level)
     except VolumeError as error:
         raise VolumeError(f"slab {number}: {error}") from None
+    return TurnedOver.of(source) if slab.flipped else source
 
 
 def _with_field(view: SlabView, location: str, number: int) -> SlabView:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from volpipe.volume.mask import Mask
     from volpipe.volume.product import Product, create_product, open_product
     from volpipe.volume.source import LevelInfo, Source, levels_of, open_source
+    from volpipe.volume.turned import TurnedOver, turned_layers
 
 _HOMES = {
     "volpipe.volume.apart": ("check_apart", "check_place"),
@@ -20,6 +21,7 @@ _HOMES = {
     "volpipe.volume.mask": ("Mask",),
     "volpipe.volume.product": ("Product", "create_product", "open_product"),
     "volpipe.volume.source": ("LevelInfo", "Source", "levels_of", "open_source"),
+    "volpipe.volume.turned": ("TurnedOver", "turned_layers"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
@@ -28,12 +30,14 @@ __all__ = [
     "Mask",
     "Product",
     "Source",
+    "TurnedOver",
     "check_apart",
     "check_place",
     "create_product",
     "levels_of",
     "open_product",
     "open_source",
+    "turned_layers",
 ]
 
 

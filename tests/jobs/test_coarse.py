@@ -1,0 +1,192 @@
+"""Slabs that lie at any angle or upside down are laid out, registered and rendered."""
+
+import numpy as np
+import pytest
+import yaml
+from click.testing import CliRunner
+from made_tissue import Waves
+from register_scene import SERIAL, poses_of, register
+
+from volpipe import PyramidJob, WarpJob, run
+from volpipe.cli import cli
+from volpipe.errors import ConfigError, ProductError, VolumeError
+from volpipe.geometry import Box, Raster, Rigid
+from volpipe.jobs.coarse import lay_out
+from volpipe.jobs.slabs import load_slabs
+from volpipe.jobs.transforms import Slab, Transforms, load_transforms
+from volpipe.volume import open_source
+
+SIZE, SIZE_UM, LAYERS, GAP = (112, 96), (1.0, 0.4, 0.5), 4, 1
+CUT = {"chunk": (4, 24, 32), "shard": (8, 24, 32), "pyramid": False}
+POSES = [Rigid(), Rigid(2.1, (2.0, -1.5)), Rigid(-0.8, (-1.0, 2.0)), Rigid(), Rigid(3.0, (0.5, 0.5))]
+UPSIDE_DOWN, MISSING = (1, 4), 3
+TISSUE = Waves(shortest=3.0, longest=25.0, drift=0.06)
+
+
+def right_way_up(number, pose):
+    """A slab of one tissue in the shape of a mitten, in which no turn and no mirror image lies on another."""
+    raster = Raster.centred(SIZE, SIZE_UM[1:])
+    y, x = np.moveaxis(pose(raster.points(raster.box)), -1, 0)
+    tissue = ((y / 17) ** 2 + (x / 10) ** 2 < 1) | (((y - 5) / 4) ** 2 + ((x - 11) / 7) ** 2 < 1)
+    first = number * (LAYERS + GAP)
+    layers = TISSUE.window(range(first, first + LAYERS), SIZE, pose, SIZE_UM[1:])
+    return np.where(tissue, np.clip(120 + 40 * layers / layers.std(), 20, 255), 2).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def laid_down(tmp_path_factory, store_slab):
+    """The slabs file of five: two upside down, one of them with two layers too many, one missing."""
+    folder, entries = tmp_path_factory.mktemp("laid"), []
+    for number, pose in enumerate(POSES):
+        slab = right_way_up(number, pose)
+        if number in UPSIDE_DOWN:
+            slab = slab[::-1, :, ::-1]
+        if number == 4:
+            slab = np.concatenate([slab, np.full((2, *SIZE), 255, np.uint8)])
+        entries.append({"volume": store_slab(folder / f"{number}.ome.zarr", slab), "layers": [0, LAYERS]})
+    entries[MISSING] = {"layers": LAYERS}
+    path = folder / "slabs.yaml"
+    path.write_text(yaml.safe_dump({"slabs": entries, "gap_layers": GAP, "max_angle_rad": 0.15}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def store_slab():
+    """`store_slab(path, voxels) -> location`."""
+    from volpipe.volume import Layout, create_product
+
+    def store(path, voxels, size_um=SIZE_UM):
+        layout = Layout(voxels.shape, 1, voxels.dtype, voxel_size_um=size_um, chunk=(4, 24, 24), shard=(4, 48, 48))
+        product = create_product(str(path), layout, {})
+        for block in product.grid():
+            product.write(block.core, voxels[None][:, *block.core.slices])
+        product.publish(())
+        product.update(state="complete")
+        return product.location
+
+    return store
+
+
+@pytest.fixture(scope="module")
+def laid_out(laid_down):
+    """The slabs file that `coarse` wrote, and what it found."""
+    output = laid_down.with_name("laid.yaml")
+    return output, lay_out(str(laid_down), str(output))
+
+
+def off(pose, truth):
+    """At the corners of the tissue, micrometres."""
+    corners = 15 * np.array([(1, 1), (1, -1), (-1, 1), (-1, -1)])
+    return float(np.hypot(*(pose(corners) - truth(corners)).T).max())
+
+
+def test_angle_place_and_side_are_found_and_a_missing_slab_is_passed_by(laid_out):
+    output, found = laid_out
+    assert [one.flipped for one in found] == [number in UPSIDE_DOWN for number in range(5)]
+    assert [one.confidence is None for one in found] == [number in (0, MISSING) for number in range(5)]
+    there = [number for number in range(5) if number != MISSING]
+    assert max(off(found[number].start, POSES[number]) for number in there) < 3
+    written = load_slabs(output).entries
+    assert [entry.start.rigid for entry in written] == [one.start for one in found]
+    assert [entry.flipped for entry in written] == [one.flipped for one in found]
+    assert [entry.run for entry in written] == [(0, LAYERS)] * 5
+
+
+def test_what_is_laid_out_is_registered_and_rendered(laid_out, tmp_path):
+    transforms, _ = register(laid_out[0], tmp_path / "out", window=112, tree=False)
+    there = [number for number in range(5) if number != MISSING]
+    assert max(off(poses_of(transforms)[number], POSES[number]) for number in there) < 0.5
+    assert [slab.flipped for slab in transforms.slabs] == [number in UPSIDE_DOWN for number in range(5)]
+    made = tmp_path / "made.ome.zarr"
+    run(WarpJob(transforms=str(tmp_path / "out" / "transforms.json"), output=str(made), **CUT), SERIAL, progress=None)
+    source = open_source(str(made))
+    voxels, middle = source.read(Box.from_shape(source.shape))[0].astype(float), np.array(source.shape[1:]) // 2
+    window = [slice(m - 30, m + 30) for m in middle]
+    shift = np.array(source.translation_um[1:]) + middle * SIZE_UM[1:]
+    for number in there:
+        truth = right_way_up(number, Rigid(0.0, tuple(shift))).astype(float)
+        top = number * (LAYERS + GAP)
+        for layer in range(LAYERS):
+            seen, known = voxels[top + layer][*window], truth[layer, 26:86, 18:78]
+            assert np.corrcoef(seen.ravel(), known.ravel())[0, 1] > 0.95
+
+
+def test_a_slab_whose_flip_the_file_knows_is_left_as_it_is(laid_out, tmp_path):
+    again = lay_out(str(laid_out[0]), str(tmp_path / "again.yaml"))
+    assert [one.flipped for one in again] == [one.flipped for one in laid_out[1]]
+    assert max(off(one.start, other.start) for one, other in zip(again, laid_out[1], strict=True)) < 1
+
+
+def test_cuts_of_one_volume_become_slabs(store_slab, tmp_path):
+    location = store_slab(tmp_path / "in.ome.zarr", np.concatenate([right_way_up(n, Rigid()) for n in (0, 1)]))
+    path, output = tmp_path / "cuts.yaml", tmp_path / "out.yaml"
+    path.write_text(yaml.safe_dump({"volume": location, "cuts": [[0, 4], [5, 8]]}))
+    lay_out(str(path), str(output))
+    written = load_slabs(output)
+    assert written.volume is None
+    assert [(entry.volume, entry.run) for entry in written.entries] == [(location, (0, 4)), (location, (5, 8))]
+    assert written.gaps == (1,)
+
+
+def test_the_command_tells_what_it_found_and_writes_over_nothing(laid_down, tmp_path):
+    output = tmp_path / "laid.yaml"
+    told = CliRunner().invoke(cli, ["coarse", str(laid_down), str(output)], catch_exceptions=False).output.splitlines()
+    assert len(told) == 1 + 5 + 1
+    assert "frame" in told[1]
+    assert [line.split()[4] for line in told[2:4]] == ["yes", "no"]
+    assert "as the one above" in told[4]
+    before = output.read_bytes()
+    with pytest.raises(ProductError, match="exists already"):
+        lay_out(str(laid_down), str(output))
+    assert output.read_bytes() == before
+
+
+def test_a_slab_without_tissue_has_nothing_to_compare(laid_down, store_slab, tmp_path):
+    content = yaml.safe_load(laid_down.read_text())
+    content["slabs"][2]["volume"] = store_slab(tmp_path / "blank.ome.zarr", np.zeros((LAYERS, *SIZE), np.uint8))
+    path = tmp_path / "slabs.yaml"
+    path.write_text(yaml.safe_dump(content))
+    found = lay_out(str(path), str(tmp_path / "laid.yaml"))
+    assert found[2].confidence is None
+    assert found[2].start == found[1].start
+    assert found[4].confidence is not None  # against slab 1
+
+
+def test_starts_that_lay_slabs_beside_each_other_are_refused_before_anything_is_written(laid_down, tmp_path):
+    content = yaml.safe_load(laid_down.read_text())
+    content["slabs"][1]["start"] = {"angle_rad": 0.1, "shift_um": [0.0, 60.0]}
+    path = tmp_path / "slabs.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigError, match=r"slabs 0 and 1 overlap by 0\.00"):
+        register(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_slab_0_has_no_start(laid_down, tmp_path):
+    content = yaml.safe_load(laid_down.read_text())
+    content["slabs"][0]["start"] = {"angle_rad": 0.1}
+    path = tmp_path / "slabs.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigError, match="start: of slab 0"):
+        load_slabs(path)
+
+
+def test_another_start_or_side_is_another_registration(laid_out, tmp_path):
+    register(laid_out[0], tmp_path / "out", window=112, tree=False)
+    content = yaml.safe_load(laid_out[0].read_text())
+    content["slabs"][2]["flipped"] = True
+    path = tmp_path / "other.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(ProductError, match=r"layout.slab 2.flipped|layout\.slab 2"):
+        register(path, tmp_path / "out", window=112, tree=False)
+
+
+def test_a_level_that_joins_layers_is_refused_where_these_do_not_come_out_even(store_slab, tmp_path):
+    """Layers 2k and 2k + 1 of seven, counted from the other end, are other pairs."""
+    location = store_slab(tmp_path / "in.ome.zarr", np.ones((7, 48, 48), np.uint8), (0.4, 0.4, 0.4))
+    run(PyramidJob(volume=location), SERIAL, progress=None)
+    slab = Slab(volume=location, flipped=True)
+    Transforms(version=1, voxel_size_um=(0.4, 0.4, 0.4), slabs=(slab,)).store(tmp_path / "t.json")
+    assert load_transforms(tmp_path / "t.json").slabs[0].flipped
+    with pytest.raises(VolumeError, match="upside down, and its 7 layers are no multiple of the 2"):
+        run(WarpJob(transforms=str(tmp_path / "t.json"), output=str(tmp_path / "o"), level=1), SERIAL, progress=None)

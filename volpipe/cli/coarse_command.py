@@ -1,0 +1,33 @@
+"""`volpipe coarse SLABS.yaml OUT.yaml`."""
+
+from __future__ import annotations
+
+import math
+
+import click
+
+
+@click.command(short_help="Lay out slabs that lie at any angle or upside down.")
+@click.argument("slabs", metavar="SLABS")
+@click.argument("output", metavar="OUTPUT")
+def command(slabs: str, output: str) -> None:
+    """Find at which angle, where and which way up the slabs of SLABS lie, and write that to OUTPUT for register.
+
+    Slab 0 is the frame, and is taken to lie the right way up. Look at what is not sure, and set it right by hand:
+    one slab that lies wrongly turns all below it.
+    """
+    from volpipe.jobs.coarse import SURE, lay_out
+
+    found = lay_out(slabs, output)
+    click.echo("slab  turned, deg     shift y, x, um  upside down  confidence")
+    for number, one in enumerate(found):
+        (y, x), angle = one.start.shift, math.degrees(one.start.angle_rad)
+        row = f"{number:4d}  {angle:+11.1f}  {y:+8.1f} {x:+8.1f}  {'yes' if one.flipped else 'no':>11s}"
+        click.echo(f"{row}  {_told(one.confidence, number, SURE)}")
+    click.echo(f"{output}: look at it, and give it to volpipe register")
+
+
+def _told(confidence: float | None, number: int, sure: float) -> str:
+    if confidence is None:
+        return "      frame" if number == 0 else "       none: as the one above"
+    return f"{confidence:11.2f}" + ("" if confidence >= sure else "  not sure: look at it")
