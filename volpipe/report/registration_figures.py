@@ -205,13 +205,16 @@ class Cut:
 
 
 def cut_figure(cut: Cut) -> Figure:
-    """The stack from the side: x to the right, depth downwards."""
+    """The stack from the side, x to the right and depth downwards; a stack that is wide before above after."""
     rows, columns = cut.before.shape
     tall, wide = rows * cut.pixel_um[0], columns * cut.pixel_um[1]
-    height = float(np.clip(5.2 * tall / wide, 2.2, 9.0))
-    figure = Figure(figsize=(11.5, height + 1.0), layout="constrained")
-    scales = [_scale(part) for part in np.split(cut.before, _first_rows(cut)[1:])]
-    for panel, plane, when in zip(figure.subplots(1, 2, sharey=True), (cut.before, cut.after), WHEN, strict=True):
+    grid = (2, 1) if tall < wide else (1, 2)
+    height = float(np.clip(10.5 / grid[1] * tall / wide, 1.5, 9.0))  # a very flat stack is drawn deeper than it is
+    figure = Figure(figsize=(11.5, grid[0] * (height + 0.4) + 0.6), layout="constrained")
+    both = np.concatenate([cut.before, cut.after], axis=1)
+    scales = [_scale(part) for part in np.split(both, _first_rows(cut)[1:])]
+    panels = figure.subplots(*grid, sharex=True, sharey=True)
+    for panel, plane, when in zip(panels, (cut.before, cut.after), WHEN, strict=True):
         parts = np.split(plane, _first_rows(cut)[1:])
         grey = np.concatenate([_grey(part, scale) for part, scale in zip(parts, scales, strict=True)])
         panel.set_facecolor(UNKNOWN)
@@ -219,12 +222,13 @@ def cut_figure(cut: Cut) -> Figure:
         panel.imshow(grey, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto", extent=extent)
         panel.set_title(when, fontsize=10)
         panel.set_xlabel("x, µm", fontsize=9)
+        panel.set_ylabel("depth, µm", fontsize=9)
         panel.tick_params(labelsize=8)
+        panel.label_outer()
         for slab in cut.bridged:
             top = cut.tops[slab] * cut.pixel_um[0]
             where: Any = ("axes fraction", "data")
             panel.annotate(f"{slab}", (1.0, top), (3, 0), where, "offset points", fontsize=7, va="top")
-    figure.axes[0].set_ylabel("depth, µm", fontsize=9)
     _say_unknown(figure)
     return figure
 
