@@ -10,7 +10,7 @@ from volpipe.runtime.schedule import Done
 
 
 class Crew:
-    """Says how long each item took, and notes the batches."""
+    """Says how long each item took, (seconds, or a rule of its number) and notes the batches."""
 
     width = 2
 
@@ -23,7 +23,9 @@ class Crew:
 
     def next(self):
         name, items = self.in_hand.popleft()
-        return [Receipt(name, item, seconds={"read": 0.0, "compute": self.seconds[name]}) for item in items]
+        took = self.seconds[name]
+        each = [took(item) if callable(took) else took for item in items]
+        return [Receipt(name, item, seconds={"read": 0.0, "compute": s}) for item, s in zip(items, each, strict=True)]
 
 
 def batches_of(**seconds):
@@ -49,3 +51,10 @@ def test_each_work_has_its_own_size():
     sizes = batches_of(quick=0.001, slow=0.6, quick_again=0.001)
     assert max(sizes["quick"]) == max(sizes["quick_again"]) == LARGEST_BATCH
     assert max(sizes["slow"]) == 1
+
+
+def test_a_few_quick_items_do_not_send_many_long_ones_out_together():
+    """The rim of a volume is rendered in no time, and what follows it is not."""
+    sizes = batches_of(block=lambda item: 2.0 if item < 100 or item >= 110 else 0.01)["block"]
+    assert max(sizes) == 1
+    assert max(batches_of(block=lambda item: 2.0 if item < 100 else 0.01)["block"]) == LARGEST_BATCH

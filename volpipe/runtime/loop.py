@@ -17,7 +17,7 @@ from volpipe.runtime.worker import Failure
 BATCHES_IN_HAND = 2  # per slot: one at work, one waiting in the worker
 LARGEST_BATCH = 16
 BATCH_S = 1.0  # of items as they were: a kill loses a batch, a stage's end waits for one; Dask's 10 ms are 1 % of it
-FADES = 0.5  # what an earlier item counts beside the next one
+FADES = 0.9  # of the longest item, with each quicker one: the rim of a volume, of ten quick blocks, says little
 HOPELESS = 8  # failures before the first success: every block fails alike
 
 
@@ -34,7 +34,7 @@ class Loop:
         self._batches_out = 0
         self._tries: dict[tuple[str, int], int] = {}
         self._any_done = done.count > 0
-        self._seconds: dict[str, float] = {}  # of an item, by work
+        self._seconds: dict[str, float] = {}  # of an item, by work, if it is a long one
 
     def receipts(self) -> Iterator[Receipt]:
         """Every receipt, as it comes."""
@@ -67,7 +67,7 @@ class Loop:
     def _finished(self, receipt: Receipt) -> Receipt:
         self._any_done = True
         took = sum(receipt.seconds.values())
-        self._seconds[receipt.work] = took + FADES * (self._seconds.get(receipt.work, took) - took)
+        self._seconds[receipt.work] = max(took, FADES * self._seconds.get(receipt.work, 0.0))
         del self._in_hand[receipt.work, receipt.item]
         return receipt  # whoever takes it marks it as done, before the next batch is filled
 
