@@ -33,13 +33,16 @@ def found():
 
 def test_points_of_a_scatter_are_spread_and_error_of_every_cell(found):
     figure = scatter_figure(found)
-    assert len(figure.axes) == 2
+    assert len(figure.axes) == 3
     errors = np.concatenate([OFF[number] for number in OFF])
-    for panel, gap in zip(figure.axes, ("1 layer lost", "4 layers lost"), strict=True):
-        assert panel.get_title() == f"{gap}\nSpearman 1.00 (1.00..1.00)"
-        points = panel.collections[0].get_offsets()
-        np.testing.assert_allclose(points[:, 1], np.maximum(errors, LEAST))
-        np.testing.assert_allclose(points[:, 0], np.maximum(errors / np.sqrt(2), LEAST))
+    named = {"1 layer lost": 1, "4 layers lost": 1, "all gaps together": 2}  # each with as many sets of points
+    for panel, (gap, sets) in zip(figure.axes, named.items(), strict=True):
+        assert panel.get_title() == f"{gap}\nSpearman 1.00, 95 %: 1.00..1.00"
+        assert len(panel.collections) == sets
+        for points in (dots.get_offsets() for dots in panel.collections):
+            np.testing.assert_allclose(points[:, 1], np.maximum(errors, LEAST))
+            np.testing.assert_allclose(points[:, 0], np.maximum(errors / np.sqrt(2), LEAST))
+    assert [text.get_text() for text in figure.axes[2].get_legend().get_texts()] == ["1 layer lost", "4 layers lost"]
 
 
 def test_maps_show_the_pair_of_median_error_with_every_cell_in_its_place(found):

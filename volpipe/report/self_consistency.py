@@ -7,6 +7,7 @@ results.json --report--> results.txt   two lines for every gap
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,13 +19,12 @@ from numpy.typing import NDArray
 
 from volpipe.errors import VolumeError
 from volpipe.jobs.self_consistency_work import Row, measured
-from volpipe.report.inverse_problem import png
+from volpipe.report.inverse_problem import COLOURS, png
 from volpipe.report.self_consistency_text import interval, marked, self_consistency_text
 from volpipe.volume.folder import absolute, open_folder
 
 LEAST = 1e-2  # voxels: what is smaller is drawn there
 PANEL_IN = 3.2
-COLOURS = "viridis"
 
 
 def report(place: str) -> tuple[str, list[str]]:
@@ -72,29 +72,36 @@ def _said(gap: int) -> str:
 
 
 def scatter_figure(found: Mapping[str, Any]) -> Figure:
-    """A panel a gap: a point a cell, its colour the pair of slabs."""
+    """A panel a gap, a point a cell, its colour the pair of slabs; beside several gaps one of all, by gap."""
     each = by_gap(found)
     lines = {row["gap"]: row for row in found["table"] if row["answer"] == "first"}
-    figure = Figure(figsize=(PANEL_IN * len(each) + 0.8, PANEL_IN + 1.2), layout="constrained")
-    panels = figure.subplots(1, len(each), squeeze=False, sharex=True, sharey=True)[0]
-    top = 1.5 * max(
-        float(one[name].max()) for trials in each.values() for one in trials for name in ("spread", "first")
-    )
-    for panel, (gap, trials) in zip(panels, each.items(), strict=True):
-        _draw_scatter(panel, trials, max(top, 2 * LEAST))
-        line = lines[gap]
-        panel.set_title(f"{_said(gap)}\nSpearman {marked(line['spearman'])} ({interval(line)})", fontsize=10)
+    figure = Figure(figsize=(PANEL_IN * len(lines) + 0.8, PANEL_IN + 1.2), layout="constrained")
+    panels = figure.subplots(1, len(lines), squeeze=False, sharex=True, sharey=True)[0]
+    for panel, (gap, line) in zip(panels, lines.items(), strict=True):
+        if gap in each:
+            _dots(panel, each[gap], cmap="tab20", c=np.repeat(np.arange(len(each[gap])), line["n"] // len(each[gap])))
+        else:
+            for colour, (one, trials) in zip(itertools.cycle(COLOURS), each.items(), strict=False):
+                _dots(panel, trials, color=colour, label=_said(one))
+            panel.legend(fontsize=7, frameon=False, loc="upper left")
+        told = f"Spearman {marked(line['spearman'])}, 95 %: {interval(line)}"
+        panel.set_title(f"{_said(gap) if gap in each else 'all gaps together'}\n{told}", fontsize=10)
         panel.set_xlabel("spread over the runs, voxels", fontsize=9)
     panels[0].set_ylabel("error of the unshifted run, voxels", fontsize=9)
-    said = "a point is a cell, a colour a pair of slabs; on the line the spread is the error"
+    most = max(float(one[name].max()) for trials in each.values() for one in trials for name in ("spread", "first"))
+    for panel in panels:
+        _set_axes(panel, 1.5 * max(most, 2 * LEAST))
+    said = "a point is a cell, of one gap a colour is a pair of slabs; on the line the spread is as large as the error"
     figure.suptitle(f"{found['settings']['volume']}\n{said}", fontsize=10)
     return figure
 
 
-def _draw_scatter(panel: Axes, trials: Sequence[Mapping[str, NDArray[Any]]], top: float) -> None:
+def _dots(panel: Axes, trials: Sequence[Mapping[str, NDArray[Any]]], **look: Any) -> None:
     spread, error = (np.maximum(np.concatenate([one[name] for one in trials]), LEAST) for name in ("spread", "first"))
-    colour = np.repeat(np.arange(len(trials)), [len(one["spread"]) for one in trials])
-    panel.scatter(spread, error, s=7, c=colour, cmap="tab20", alpha=0.7, linewidths=0)
+    panel.scatter(spread, error, s=7, alpha=0.7, linewidths=0, **look)
+
+
+def _set_axes(panel: Axes, top: float) -> None:
     panel.plot((LEAST, top), (LEAST, top), color="0.5", linewidth=0.7)
     panel.set_xscale("log")
     panel.set_yscale("log")
@@ -119,7 +126,7 @@ def maps_figure(found: Mapping[str, Any]) -> Figure:
         chosen = trials[middle]
         top = max(float(chosen[name].max()) for name in ("spread", "first"))
         for panel, name in zip(panels[:, column], ("spread", "first"), strict=True):
-            image = panel.imshow(chosen[name].reshape(side, side), vmin=0, vmax=top, cmap=COLOURS)
+            image = panel.imshow(chosen[name].reshape(side, side), vmin=0, vmax=top, cmap="viridis")
             panel.set_xticks([])
             panel.set_yticks([])
         figure.colorbar(image, ax=list(panels[:, column]), location="bottom", shrink=0.8, label="voxels")
@@ -127,7 +134,7 @@ def maps_figure(found: Mapping[str, Any]) -> Figure:
     for panel, name in zip(panels[:, 0], ("spread over the runs", "error of the unshifted run"), strict=True):
         panel.set_ylabel(name, fontsize=9)
     figure.suptitle(f"{found['settings']['volume']}\nof each gap the pair of slabs whose mean error is the median; "
-                    "a square is a cell", fontsize=10)  # fmt: skip
+                    "a square is a cell; both maps of a gap have one scale", fontsize=10)  # fmt: skip
     return figure
 
 
