@@ -208,7 +208,7 @@ def test_the_work_travels(job):
         ({"scores": ("knows", "guesses")}, ConfigError, "'guesses' is not known; give some of knows"),
         ({"gaps": (1, 1)}, ConfigError, "gaps: 1,1 has one twice"),
         ({"gaps": (9,)}, VolumeError, "need 13 x"),
-        ({"window": 64}, VolumeError, "give smaller windows"),
+        ({"window": 64}, VolumeError, "give narrower slabs"),
         ({"bbox": "0:12,0:80,0:68"}, GeometryError, "reaches outside"),
         ({"bbox": "0:12,0:40,0:68"}, VolumeError, "12 x 40 x 68 voxels; two slabs"),
     ],

@@ -162,7 +162,7 @@ def test_the_work_travels(job):
         ({"gaps": (1, 1)}, ConfigError, "gaps: 1,1 has one twice"),
         ({"gaps": (9,)}, VolumeError, "need 13 x"),
         ({"width": 48}, GeometryError, "width of 48 voxels for windows of 16; give the window times 2, 4, 8"),
-        ({"width": 128}, VolumeError, "give smaller windows"),
+        ({"width": 128}, VolumeError, "give narrower slabs"),
         ({"bbox": "0:10,0:130,0:68"}, GeometryError, "reaches outside"),
     ],
 )

@@ -106,8 +106,9 @@ def check_fits(shape: tuple[int, int, int], options: TrialOptions) -> None:
     needed = math.ceil(2 * (reach + MARGIN) + 2 * options.max_shift * options.window) + 1
     if shape[0] < options.span or min(shape[1:]) < needed:
         raise VolumeError(
-            f"inverse problem: a volume of {' x '.join(map(str, shape))} voxels; two slabs of {options.layers} layers "
-            f"and a gap of {options.gap_layers} need {options.span} x {needed} x {needed}; give smaller windows or gaps"
+            f"slabs to cut: a volume of {' x '.join(map(str, shape))} voxels; two slabs of {options.layers} layers "
+            f"and a gap of {options.gap_layers} need {options.span} x {needed} x {needed}; give narrower slabs "
+            "or smaller gaps"
         )
 
 
@@ -159,7 +160,7 @@ def _place(
         if all(_tissue(intact, layer, pose, options.window) >= LEAST_TISSUE for layer, pose in faces):
             return first, upper, lower
     raise VolumeError(
-        f"inverse problem: none of {DRAWS} windows of {options.window} voxels was half tissue; give smaller windows or "
+        f"slabs to cut: none of {DRAWS} windows of {options.window} voxels was half tissue; give narrower slabs or "
         "a part of the volume that has tissue"
     )
 
