@@ -141,6 +141,25 @@ def test_the_command_tells_what_it_found_and_writes_over_nothing(laid_down, tmp_
     assert output.read_bytes() == before
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_a_slab_of_noise_turns_none_below_it(store_slab, tmp_path, seed):
+    noise = np.random.default_rng(seed).normal(100, 30, (LAYERS, *SIZE)).clip(0, 255).astype(np.uint8)
+    slabs = [right_way_up(0, POSES[0]), noise, right_way_up(0, POSES[2]), right_way_up(0, POSES[4])[::-1, :, ::-1]]
+    entries = [store_slab(tmp_path / f"{number}.ome.zarr", slab) for number, slab in enumerate(slabs)]
+    path = tmp_path / "slabs.yaml"
+    path.write_text(yaml.safe_dump({"slabs": entries, "gap_layers": GAP}))
+    found = lay_out(str(path), str(tmp_path / "laid.yaml"))
+    assert [found[2].flipped, found[3].flipped] == [False, True]
+    assert max(off(found[2].start, POSES[2]), off(found[3].start, POSES[4])) < 3
+    assert found[1].confidence < min(found[2].confidence, found[3].confidence)
+
+
+def test_an_output_that_is_a_folder_is_refused_in_one_line(laid_down, tmp_path):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ProductError, match="out: exists already"):
+        lay_out(str(laid_down), str(tmp_path / "out"))
+
+
 def test_a_slab_without_tissue_has_nothing_to_compare(laid_down, store_slab, tmp_path):
     content = yaml.safe_load(laid_down.read_text())
     content["slabs"][2]["volume"] = store_slab(tmp_path / "blank.ome.zarr", np.zeros((LAYERS, *SIZE), np.uint8))
@@ -160,6 +179,17 @@ def test_starts_that_lay_slabs_beside_each_other_are_refused_before_anything_is_
     with pytest.raises(ConfigError, match=r"slabs 0 and 1 overlap by 0\.00"):
         register(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_slab_that_no_pair_joins_lies_as_its_start_says(laid_out, store_slab, tmp_path):
+    """Not between the angles of its neighbours, 2.1 and 3.0."""
+    content = yaml.safe_load(laid_out[0].read_text())
+    content["slabs"][2]["volume"] = store_slab(tmp_path / "blank.ome.zarr", np.zeros((LAYERS, *SIZE), np.uint8))
+    path = tmp_path / "slabs.yaml"
+    path.write_text(yaml.safe_dump(content))
+    transforms, summary = register(path, tmp_path / "out", window=112, tree=False)
+    assert summary.result.endswith("bridged: slabs 2, 3")
+    assert off(poses_of(transforms)[2], POSES[2]) < 5
 
 
 def test_slab_0_has_no_start(laid_down, tmp_path):

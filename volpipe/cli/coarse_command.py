@@ -14,7 +14,7 @@ def command(slabs: str, output: str) -> None:
     """Find at which angle, where and which way up the slabs of SLABS lie, and write that to OUTPUT for register.
 
     Slab 0 is the frame, and is taken to lie the right way up. Look at what is not sure, and set it right by hand:
-    one slab that lies wrongly turns all below it.
+    what lies wrongly may turn all below it.
     """
     from volpipe.jobs.coarse import SURE, lay_out
 

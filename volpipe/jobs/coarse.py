@@ -1,32 +1,38 @@
 """`coarse`: slabs that were laid down anyhow, at any angle or upside down, laid out for `register`.
 
-    slabs file --> slab by slab from above: how it lies on the nearest one above (registration.coarse)
+    slabs file --> slab by slab from above: how it lies on each of the nearest ones above (registration.coarse)
+               --> what most of these agree on: a slab of noise between turns none below it
                --> the same slabs file, in which each slab says `flipped` and `start`
 
-A slab is laid on the one above as that was found to lie, so that one that is laid wrongly turns all below it: what is
-not sure is told, and the file is made for the user's eyes and hands. Whole slabs are compared, at the coarsest level.
+A slab is laid on those above as these were found to lie, so that two in a row that are laid wrongly may turn all below
+them: what is not sure is told, and the file is made for the user's eyes and hands. Whole slabs are compared, at the
+coarsest level.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import yaml
 
 from volpipe.errors import ProductError
 from volpipe.geometry import Rigid
+from volpipe.geometry.transform import wrapped
 from volpipe.jobs.register import RegisterJob
 from volpipe.jobs.register_setup import Setup
 from volpipe.jobs.slab_reader import SlabReader
 from volpipe.jobs.slabs import Slabs
 from volpipe.jobs.transforms import Pose
-from volpipe.registration.coarse import FACING_LAYERS, CoarseEstimate, coarse_alignment
+from volpipe.registration.coarse import ELSEWHERE_RAD, FACING_LAYERS, CoarseEstimate, coarse_alignment
 from volpipe.registration.known import has_structure
-from volpipe.volume.folder import absolute, open_folder
+from volpipe.volume.folder import absolute, is_remote, local_path, open_folder
 
 WINDOW = 96  # voxels across, about: twice the pixels that are compared
+FURTHER = 0.7  # what a slab above counts for each that lies between: tissue changes
+REACH = 3  # slabs above that a slab is laid on, those without tissue not counted: a bad one is outvoted
 SURE = 0.5  # confidence: with less, another angle or the other side up fits nearly as well
 
 
@@ -37,7 +43,8 @@ class LaidOut:
     Attributes:
         flipped: upside down, as stored.
         start: about where it lies in slab 0's frame, about the slabs' centres, micrometres; the right way up.
-        confidence: 0..1; None where there was nothing to compare: slab 0, one that is missing, one without tissue.
+        confidence: 0..1, of the least sure step on the way from slab 0, less where the slabs above do not agree; None
+            where there was nothing to compare: slab 0, one that is missing, one without tissue.
     """
 
     flipped: bool
@@ -57,7 +64,7 @@ def lay_out(slabs: str, output: str) -> tuple[LaidOut, ...]:
         ProductError: the output exists.
     """
     folder, _, name = absolute(output).rpartition("/")
-    if open_folder(folder).get(name) is not None:
+    if open_folder(folder).get(name) is not None if is_remote(output) else os.path.lexists(local_path(output)):
         raise ProductError(f"{output}: exists already; give another name, or delete it")
     setup = Setup(RegisterJob(slabs=slabs, output=output, window=WINDOW, score="ncc"))
     found = tuple(_laid_out(setup))
@@ -68,18 +75,42 @@ def lay_out(slabs: str, output: str) -> tuple[LaidOut, ...]:
 
 def _laid_out(setup: Setup) -> Iterator[LaidOut]:
     """From above."""
-    above, last = LaidOut(setup.slabs.entries[0].flipped, Rigid(), None), 0
-    yield above
+    last = LaidOut(setup.slabs.entries[0].flipped, Rigid(), None)
+    above = {0: last}
+    yield last
     for slab in range(1, len(setup.stack.layers)):
-        if (estimate := _on_the_one_above(setup, last, above, slab)) is None:
-            yield LaidOut(setup.slabs.entries[slab].flipped, above.start, None)
-            continue
-        flipped = setup.slabs.entries[slab].flipped != estimate.flipped
-        above, last = LaidOut(flipped, above.start @ estimate.transform, estimate.confidence), slab
-        yield above
+        if ways := list(_ways(setup, above, slab)):
+            last = above[slab] = _agreed(ways)
+            yield last
+        else:
+            yield LaidOut(setup.slabs.entries[slab].flipped, last.start, None)
 
 
-def _on_the_one_above(setup: Setup, last: int, above: LaidOut, slab: int) -> CoarseEstimate | None:
+def _ways(setup: Setup, above: Mapping[int, LaidOut], slab: int) -> Iterator[LaidOut]:
+    """How it lies by each of the nearest slabs above, as sure as the least sure step on the way from slab 0."""
+    for upper in sorted(above)[: -REACH - 1 : -1]:
+        on = above[upper]
+        if (estimate := _on_one_above(setup, upper, on, slab)) is not None:
+            flipped = setup.slabs.entries[slab].flipped != estimate.flipped
+            sure = min(estimate.confidence, 1.0 if on.confidence is None else on.confidence)
+            yield LaidOut(flipped, on.start @ estimate.transform, sure)
+
+
+def _agreed(ways: Sequence[LaidOut]) -> LaidOut:
+    """The surest of those that agree most, nearest first; less sure by what speaks for others."""
+    trust = [(one.confidence or 0.0) * FURTHER**between for between, one in enumerate(ways)]
+    agreed = [sum(t for t, other in zip(trust, ways, strict=True) if _alike(one, other)) for one in ways]
+    best = max(range(len(ways)), key=lambda n: (agreed[n], trust[n]))
+    sure = (ways[best].confidence or 0.0) * agreed[best] / max(sum(trust), 1e-12)
+    return replace(ways[best], confidence=sure)
+
+
+def _alike(one: LaidOut, other: LaidOut) -> bool:
+    turn = abs(wrapped(one.start.angle_rad - other.start.angle_rad))
+    return one.flipped == other.flipped and turn <= ELSEWHERE_RAD
+
+
+def _on_one_above(setup: Setup, last: int, above: LaidOut, slab: int) -> CoarseEstimate | None:
     """About the slabs' centres; None of a slab that is missing or without tissue."""
     stack, readers = setup.stack, setup.stack.readers
     reader = readers[slab]

@@ -136,8 +136,9 @@ class SolveWork:
                 f"register: no pair of slabs was trusted, the best had a confidence of {best:.2f}; give a wider "
                 "max_shift or max_angle_rad, a larger --window, another --score, or slabs with tissue"
             )
+        stack = self.stage.stack
         solution = solve_stack(
-            edges, count=len(self.stage.stack.layers), radius=self.stage.stack.radius_um, anchors=self.anchors
+            edges, count=len(stack.layers), radius=stack.radius_um, anchors=self.anchors, starts=self.stage.starts
         )
         put(self.stage.folder, FOUND, told_solution(edges, solution))
         return Receipt(SOLVE, item, seconds={"compute": time.perf_counter() - began})

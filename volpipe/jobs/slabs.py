@@ -7,6 +7,7 @@ slabs:                                        from above; places from this file'
   - {volume: slab3.ome.zarr, flipped: true,   upside down: half a turn about its y axis sets it right
      start: {angle_rad: 2.1, shift_um: [30, -4]}}    where to look for it: about where it lies in slab 0's frame, about
                                               the slabs' centres, after that; `volpipe coarse` finds both
+                                              (and where it is taken to lie if no pair that is trusted joins it)
 gap_layers: 2                                 lost at each seam; or one for each: [2, 3]
 level: 0                                      of the pyramids: layers, gaps and voxel size count there
 anchors: {2: {angle_rad: 0.1, shift_um: [3, 4]}}   poses by hand, in slab 0's frame about the slabs' centres

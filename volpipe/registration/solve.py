@@ -73,7 +73,7 @@ class StackSolution:
         weights: of each pair (upper, lower), 0..1: its confidence, less where other pairs contradict it; 0 where it was
             more likely wrong than right.
         bridged: slabs that no trusted pair joins to the largest group of slabs (or to an anchor): their poses, and
-            that of a group of them, are interpolated.
+            that of a group of them, are interpolated, from their starts where these are given.
     """
 
     poses: tuple[Rigid, ...]
@@ -81,7 +81,14 @@ class StackSolution:
     bridged: tuple[int, ...]
 
 
-def solve_stack(edges: Sequence[Edge], *, count: int, radius: float, anchors: Mapping[int, Rigid]) -> StackSolution:
+def solve_stack(
+    edges: Sequence[Edge],
+    *,
+    count: int,
+    radius: float,
+    anchors: Mapping[int, Rigid],
+    starts: Sequence[Rigid] | None = None,
+) -> StackSolution:
     """Poses from edges.
 
     Args:
@@ -90,9 +97,11 @@ def solve_stack(edges: Sequence[Edge], *, count: int, radius: float, anchors: Ma
         radius: root of the mean square distance of the windows' points from the centre, in the unit of the shifts: what
             a turn is worth as a shift.
         anchors: poses that are held.
+        starts: about where each slab lies, as far as is known: what is interpolated is how far poses are from these.
     """
     trusted = [edge for edge in edges if edge.trust > 0]
-    solver = _Solver(radius, {0: Rigid(), **anchors}, _groups(count, trusted))
+    laid = tuple(starts) if starts is not None else (STILL,) * count
+    solver = _Solver(radius, {0: Rigid(), **anchors}, _groups(count, trusted), laid)
     poses, weights = solver(trusted)
     found = {(edge.upper, edge.lower): 0.0 for edge in edges}
     found |= {(edge.upper, edge.lower): float(weight) for edge, weight in zip(trusted, weights, strict=True)}
@@ -104,18 +113,26 @@ def solve_stack(edges: Sequence[Edge], *, count: int, radius: float, anchors: Ma
 
 @dataclass(frozen=True)
 class _Solver:
-    """Attributes: `groups`, of each slab the first slab of the group that trusted edges join it to."""
+    """What is solved for is `slab 0's frame from start` of each slab: pose = moved @ start.
+
+    Attributes:
+        radius, held: as `solve_stack`.
+        groups: of each slab the first slab of the group that trusted edges join it to.
+        starts: of each slab.
+    """
 
     radius: float
     held: Mapping[int, Rigid]
     groups: tuple[int, ...]
+    starts: tuple[Rigid, ...]
 
     def __call__(self, edges: Sequence[Edge]) -> tuple[list[Rigid], Floats]:
         """Poses and the weights of the edges."""
-        graph = _Graph.of([(edge.upper, edge.lower, edge.upper_from_lower) for edge in edges])
+        graph = _Graph.of([(edge.upper, edge.lower, self._between_starts(edge)) for edge in edges])
         trust = np.array([edge.trust for edge in edges])
         honest = np.ones(len(edges))
-        held = {first: Rigid() for first in self._loose} | dict(self.held)
+        fixed = {slab: pose @ self.starts[slab].inverse for slab, pose in self.held.items()}
+        held = {first: Rigid() for first in self._loose} | fixed
         misses = graph.misses(*graph.solved(trust, held, len(self.groups)), self.radius)
         for scale in self._scales(float(misses.max(initial=0.0))):
             honest = np.maximum(np.exp(-((misses / scale) ** 2) / 2), FAINT)
@@ -123,7 +140,11 @@ class _Solver:
         nearest = min((edge.layers for edge in edges), default=1)
         precise = np.array([(nearest / edge.layers) ** STEEPER for edge in edges])
         poses = _rigid(*graph.solved(trust * honest * precise, held, len(self.groups)))
-        return [self.held.get(i, pose) for i, pose in enumerate(self._joined(poses))], trust * honest
+        laid = [pose @ start for pose, start in zip(self._joined(poses), self.starts, strict=True)]
+        return [self.held.get(i, pose) for i, pose in enumerate(laid)], trust * honest
+
+    def _between_starts(self, edge: Edge) -> Rigid:
+        return self.starts[edge.upper] @ edge.upper_from_lower @ self.starts[edge.lower].inverse
 
     def _scales(self, widest: float) -> list[float]:
         narrowest = TOLERANCE * self.radius * math.sqrt(6)
