@@ -241,6 +241,12 @@ def test_the_bounds_of_a_job_are_those_of_register_pair(job):
         register_pair(window, window, gap_layers=0, score="ncc", max_shift=0.51)
 
 
+@pytest.mark.parametrize("place", ["", "/out"])
+def test_results_touch_no_volume(job, place):
+    with pytest.raises(ProductError, match="lies inside the input"):
+        job().model_copy(update={"output": f"{job().volume}{place}"}).plan(Budget(2**34))
+
+
 def test_an_output_that_is_a_file_is_refused(job, tmp_path):
     (tmp_path / "out").write_text("mine")
     with pytest.raises(ProductError, match="is a file; give an output in a folder"):

@@ -160,6 +160,7 @@ def test_the_work_travels(job):
     [
         ({"score": "guesses"}, ConfigError, "score: 'guesses' is not known; give some of likelihood"),
         ({"gaps": (1, 1)}, ConfigError, "gaps: 1,1 has one twice"),
+        ({"score": "likelihood", "layers": 1}, ConfigError, "layers: 1; the likelihood needs two"),
         ({"gaps": (9,)}, VolumeError, "need 13 x"),
         ({"width": 48}, GeometryError, "width of 48 voxels for windows of 16; give the window times 2, 4, 8"),
         ({"width": 128}, VolumeError, "give narrower slabs"),
@@ -170,6 +171,15 @@ def test_what_cannot_be_run_is_refused_before_anything_is_written(job, tmp_path,
     with pytest.raises(error, match=said):
         quietly(job(**fields))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "said"), [("", "lies inside the input"), ("/out", "lies inside the input"), ("/..", "lies inside it")]
+)
+def test_results_touch_no_volume(job, place, said):
+    output = f"{job().volume}{place}"
+    with pytest.raises(ProductError, match=said):
+        quietly(job(output=output), restart=True)
 
 
 @pytest.mark.parametrize(("fields", "said"), [({"offsets": 1}, "offsets: .*2"), ({"tree_window": 15}, "tree_window")])

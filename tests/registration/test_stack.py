@@ -483,6 +483,7 @@ SLAB = np.random.default_rng(0).random((4, WIDTH, WIDTH))
         ([SLAB, SLAB[:, :-1]], {}, "windows of one size"),
         ([SLAB, SLAB[0]], {}, "number 1 is of shape"),
         ([SLAB, SLAB[:0]], {}, "number 1 is of shape"),
+        ([SLAB, SLAB.astype(str)], {}, "number 1 is <U.*real numbers"),
         ([SLAB, None, SLAB[:3]], {}, "as NaN"),
         ([SLAB, SLAB], {"gap_layers": -1}, "gap_layers: -1"),
         ([SLAB, SLAB], {"gap_layers": 1.5}, "whole numbers"),

@@ -60,7 +60,7 @@ class CutSlabs(Fields):
         return open_source(self.volume, level=self.level, channel=self.channel, time=self.time)
 
     def _check_names(self, **given: tuple[object, ...]) -> None:
-        """Scores are known, and nothing is given twice."""
+        """Scores are known and can be had of so few layers, and nothing is given twice."""
         from volpipe.jobs.inverse_problem_work import known_scores
 
         known = known_scores()
@@ -68,6 +68,11 @@ class CutSlabs(Fields):
             for score in values if name.startswith("score") else ():
                 if score not in known:
                     raise ConfigError(f"{name}: {score!r} is not known; give some of {', '.join(known)}")
+                if score == "likelihood" and self.layers < 2:
+                    raise ConfigError(
+                        f"layers: {self.layers}; the likelihood needs two, to see how tissue changes with depth; give "
+                        "more layers, or another score"
+                    )
             if len(set(values)) < len(values):
                 raise ConfigError(f"{name}: {','.join(map(str, values))} has one twice; give each once")
 

@@ -44,14 +44,15 @@ class InverseProblemJob(CutSlabs):
 
         Raises:
             VolumeError: the volume cannot be read, has several channels, or is too small or too large.
-            ConfigError: a score that is not known, or something given twice.
-            ProductError: the output can be no folder.
+            ConfigError: a score that is not known or wants more layers, or something given twice.
+            ProductError: the output lies inside the volume, or can be no folder.
             BudgetError: the volume does not fit into a worker.
         """
-        from volpipe.volume import check_place
+        from volpipe.volume import check_apart, check_place
 
         self._check_names(gaps=self.gaps, scores=self.scores)
         check_place(self.place)
+        check_apart(self.place, self._source.location)
         options = self._options()
         box = self._region(options)
         work = InverseProblemWork(

@@ -49,12 +49,16 @@ class SelfConsistencyJob(CutSlabs):
         Raises:
             VolumeError: the volume cannot be read, has several channels, or is too small or too large.
             GeometryError: the width is no power of two of tree windows.
-            ConfigError: a score that is not known, or a gap given twice.
+            ConfigError: a score that is not known or wants more layers, or a gap given twice.
+            ProductError: the output lies inside the volume, or can be no folder.
             BudgetError: the volume does not fit into a worker.
         """
         from volpipe.registration.consistency import check_width, offsets_of
+        from volpipe.volume import check_apart, check_place
 
+        check_place(self.output)
         self._check_names(gaps=self.gaps, score=(self.score,))
+        check_apart(self.output, self._source.location)
         check_width(self.width, self.tree_window)
         options, offsets = self._options(), offsets_of(self.offsets, self.tree_window)
         box = self._region(options)

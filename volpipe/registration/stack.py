@@ -265,6 +265,8 @@ def _check_slabs(count: int, there: Mapping[int, Slab]) -> None:
     for i, slab in there.items():
         if slab.ndim != 3 or not slab.size:
             raise GeometryError(f"slabs: number {i} is of shape {slab.shape}; give layers as (z, y, x)")
+        if slab.dtype.kind not in "buif":
+            raise GeometryError(f"slabs: number {i} is {slab.dtype}; give layers of real numbers")
     for one, other in pairwise(there):
         if there[one].shape[1:] != there[other].shape[1:]:
             raise GeometryError(
