@@ -1,5 +1,7 @@
 """Slabs that lie at any angle or upside down are laid out, registered and rendered."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import yaml
@@ -12,6 +14,7 @@ from volpipe.cli import cli
 from volpipe.errors import ConfigError, ProductError, VolumeError
 from volpipe.geometry import Box, Raster, Rigid
 from volpipe.jobs.coarse import lay_out
+from volpipe.jobs.register_setup import SlabStack
 from volpipe.jobs.slabs import load_slabs
 from volpipe.jobs.transforms import Slab, Transforms, load_transforms
 from volpipe.volume import open_source
@@ -152,6 +155,20 @@ def test_a_slab_of_noise_turns_none_below_it(store_slab, tmp_path, seed):
     assert [found[2].flipped, found[3].flipped] == [False, True]
     assert max(off(found[2].start, POSES[2]), off(found[3].start, POSES[4])) < 3
     assert found[1].confidence < min(found[2].confidence, found[3].confidence)
+
+
+def test_a_slab_is_read_once_each_way_up(laid_down, tmp_path, monkeypatch):
+    """However many slabs below are laid on it; what is stored without a pyramid is read whole."""
+    read, on_canvas = Counter(), SlabStack.on_canvas
+
+    def counted(stack, slab, reader, layers):
+        read[slab, reader.first, layers] += 1
+        return on_canvas(stack, slab, reader, layers)
+
+    monkeypatch.setattr(SlabStack, "on_canvas", counted)
+    lay_out(str(laid_down), str(tmp_path / "laid.yaml"))
+    assert sorted({slab for slab, *_ in read}) == [0, 1, 2, 4]
+    assert sum(read.values()) == 4 + 1  # slab 1 also turned over
 
 
 def test_an_output_that_is_a_folder_is_refused_in_one_line(laid_down, tmp_path):

@@ -12,18 +12,19 @@ coarsest level.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 
 import numpy as np
 import yaml
 
 from volpipe.errors import ProductError
 from volpipe.geometry import Rigid
-from volpipe.geometry.transform import wrapped
+from volpipe.geometry.transform import Vector, wrapped
 from volpipe.jobs.register import RegisterJob
 from volpipe.jobs.register_setup import Setup
-from volpipe.jobs.slab_reader import SlabReader
+from volpipe.jobs.slab_reader import Layers
 from volpipe.jobs.slabs import Slabs
 from volpipe.jobs.transforms import Pose
 from volpipe.registration.coarse import ELSEWHERE_RAD, FACING_LAYERS, CoarseEstimate, coarse_alignment
@@ -52,6 +53,22 @@ class LaidOut:
     confidence: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """The layers at both faces of a slab, on the canvas.
+
+    Attributes:
+        layers: (z, y, x).
+        centre_um: (y, x) of the canvas, from the slab's.
+    """
+
+    layers: Layers
+    centre_um: Vector
+
+
+EndsOf = Callable[[int, bool], Ends | None]
+
+
 def lay_out(slabs: str, output: str) -> tuple[LaidOut, ...]:
     """Find how the slabs of a file lie, and write a file that says so; slab 0 is taken to lie the right way up.
 
@@ -76,21 +93,22 @@ def lay_out(slabs: str, output: str) -> tuple[LaidOut, ...]:
 def _laid_out(setup: Setup) -> Iterator[LaidOut]:
     """From above."""
     last = LaidOut(setup.slabs.entries[0].flipped, Rigid(), None)
+    ends = lru_cache(maxsize=2 * REACH)(partial(_ends, setup))  # each is read once
     above = {0: last}
     yield last
     for slab in range(1, len(setup.stack.layers)):
-        if ways := list(_ways(setup, above, slab)):
+        if ways := list(_ways(setup, ends, above, slab)):
             last = above[slab] = _agreed(ways)
             yield last
         else:
             yield LaidOut(setup.slabs.entries[slab].flipped, last.start, None)
 
 
-def _ways(setup: Setup, above: Mapping[int, LaidOut], slab: int) -> Iterator[LaidOut]:
+def _ways(setup: Setup, ends: EndsOf, above: Mapping[int, LaidOut], slab: int) -> Iterator[LaidOut]:
     """How it lies by each of the nearest slabs above, as sure as the least sure step on the way from slab 0."""
     for upper in sorted(above)[: -REACH - 1 : -1]:
         on = above[upper]
-        if (estimate := _on_one_above(setup, upper, on, slab)) is not None:
+        if (estimate := _on_one_above(setup, ends, upper, on, slab)) is not None:
             flipped = setup.slabs.entries[slab].flipped != estimate.flipped
             sure = min(estimate.confidence, 1.0 if on.confidence is None else on.confidence)
             yield LaidOut(flipped, on.start @ estimate.transform, sure)
@@ -110,35 +128,29 @@ def _alike(one: LaidOut, other: LaidOut) -> bool:
     return one.flipped == other.flipped and turn <= ELSEWHERE_RAD
 
 
-def _on_one_above(setup: Setup, last: int, above: LaidOut, slab: int) -> CoarseEstimate | None:
+def _on_one_above(setup: Setup, ends: EndsOf, upper: int, on: LaidOut, slab: int) -> CoarseEstimate | None:
     """About the slabs' centres; None of a slab that is missing or without tissue."""
-    stack, readers = setup.stack, setup.stack.readers
-    reader = readers[slab]
+    above, below = ends(upper, on.flipped != setup.slabs.entries[upper].flipped), ends(slab, False)
+    if above is None or below is None:
+        return None
+    estimate = coarse_alignment(above.layers, below.layers, voxel_size_um=setup.stack.canvas_size_um)
+    y, x = below.centre_um
+    mirrored = Rigid(0.0, (y, -x if estimate.flipped else x))  # the canvas' centre, from the slab's, the right way up
+    moved = Rigid(0.0, above.centre_um) @ estimate.transform @ mirrored.inverse
+    return CoarseEstimate(moved, estimate.flipped, estimate.confidence)
+
+
+def _ends(setup: Setup, slab: int, turned: bool) -> Ends | None:
+    """Of a slab as the file has it, or turned over; None of one that is missing or without tissue."""
+    stack, reader = setup.stack, setup.stack.readers[slab]
     if reader is None:
         return None
-    upper = _right_way_up(stack.reader(last), above.flipped != setup.slabs.entries[last].flipped)
-    windows = [
-        np.concatenate([stack.on_canvas(which, each, part) for part in _ends(each.count)])
-        for which, each in ((last, upper), (slab, reader))
-    ]
-    if not all(any(map(has_structure, window)) for window in windows):
+    reader, count = reader.turned_over if turned else reader, reader.count
+    parts = [range(FACING_LAYERS), range(count - FACING_LAYERS, count)] if count > 2 * FACING_LAYERS else [range(count)]
+    layers = np.concatenate([stack.on_canvas(slab, reader, part) for part in parts])
+    if not any(map(has_structure, layers)):
         return None
-    estimate = coarse_alignment(*windows, voxel_size_um=stack.canvas_size_um)
-    y, x = reader.frame.centre_um(stack.box(slab), stack.level)
-    mirrored = Rigid(0.0, (y, -x if estimate.flipped else x))  # the canvas' centre, from the slab's, the right way up
-    centre = Rigid(0.0, upper.frame.centre_um(stack.box(last), stack.level))
-    return CoarseEstimate(centre @ estimate.transform @ mirrored.inverse, estimate.flipped, estimate.confidence)
-
-
-def _right_way_up(reader: SlabReader, turned: bool) -> SlabReader:
-    return reader.turned_over if turned else reader
-
-
-def _ends(count: int) -> list[range]:
-    """The layers at both faces of a slab."""
-    if count <= 2 * FACING_LAYERS:
-        return [range(count)]
-    return [range(FACING_LAYERS), range(count - FACING_LAYERS, count)]
+    return Ends(layers, reader.frame.centre_um(stack.box(slab), stack.level))
 
 
 def _as_found(slabs: Slabs, runs: tuple[tuple[int, int], ...], found: tuple[LaidOut, ...]) -> Slabs:
