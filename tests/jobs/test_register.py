@@ -163,7 +163,7 @@ def test_pairs_are_shown_the_layers_that_face_the_gap_and_nodes_the_same_upside_
     nodes = [one for one in shown if one[-1]]
     assert set(nodes) == {("likelihood", first[::-1], last[::-1], False, 3, True)}
     assert len(nodes) == 1 + 4
-    assert [(score, gap) for score, *_, gap, _ in shown[1 : len(shown) - len(nodes)]] == [("likelihood", 0)]
+    assert len(shown) == 1 + len(nodes)
 
 
 # ---------------------------------------------------------------------- tasks: killed, elsewhere, again

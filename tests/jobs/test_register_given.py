@@ -27,13 +27,14 @@ def test_a_slab_without_tissue_is_bridged(slabs_file, store, tmp_path):
 
 
 def test_slabs_cut_from_one_volume_are_found_as_volumes_of_their_own_and_as_arrays(store, cuts, tmp_path):
+    """Also through noise in the layers that are cut out, and above and below the slabs: none of it is read."""
     shape = tuple(min(SHAPES[0][axis], SHAPES[1][axis]) for axis in (0, 1))
     own = [voxels[:, : shape[0], : shape[1]] for voxels in cuts[:2]]
-    lost = np.zeros((GAP, *shape), np.uint8)
+    above, lost, below = np.random.default_rng(0).integers(0, 255, (3, GAP, *shape)).astype(np.uint8)
     content = {"slabs": [store(voxels) for voxels in own], "gap_layers": GAP}
     whole = {
-        "volume": store(np.concatenate([own[0], lost, own[1]])),
-        "cuts": [[0, LAYERS], [LAYERS + GAP, 2 * LAYERS + GAP]],
+        "volume": store(np.concatenate([above, own[0], lost, own[1], below])),
+        "cuts": [[GAP, LAYERS + GAP], [LAYERS + 2 * GAP, 2 * (LAYERS + GAP)]],
     }
     made = []
     for number, fields in enumerate((content, whole)):
@@ -43,7 +44,7 @@ def test_slabs_cut_from_one_volume_are_found_as_volumes_of_their_own_and_as_arra
     assert poses_of(made[0]) == poses_of(made[1])
     arrays = register_slabs(own, gap_layers=GAP, voxel_size_um=SIZE_UM)
     assert off(poses_of(made[0])[1], arrays[1]) < 1e-4
-    assert [(slab.layers, slab.gap_layers) for slab in made[1].slabs] == [((0, 4), 1), ((5, 9), 0)]
+    assert [(slab.layers, slab.gap_layers) for slab in made[1].slabs] == [((1, 5), 1), ((6, 10), 0)]
 
 
 def test_poses_by_hand_are_held(two, tmp_path):

@@ -6,7 +6,7 @@ from made_tissue import Waves
 from scipy import ndimage
 
 from volpipe.geometry import Rigid
-from volpipe.registration.flow import carried, flow
+from volpipe.registration.flow import COURSE, REACH, carried, flow, in_the_middle
 
 SIZE = (96, 80)
 INSIDE = (slice(12, -12), slice(12, -12))
@@ -113,3 +113,43 @@ def test_what_is_not_known_is_carried_too():
     assert np.isnan(found[44:52, 31:39]).all()
     assert np.isfinite(found[:42]).all()
     assert np.isfinite(found[55:]).all()
+
+
+# ---------------------------------------------------------------------- the gap's middle
+
+
+def test_slabs_are_carried_to_where_their_tissue_is_in_the_gaps_middle():
+    """By hand: over 5 layers from face to face it is 2.5 further; only the layers at the gap tell the course."""
+    v, tissue, pose = np.array([0.5, -0.6]), Waves(shortest=8.0, drift=0.0), Rigid(0.8, (2.0, -3.0))
+
+    def layer(depth, pose):
+        return tissue.window([0], SIZE, Rigid(0.0, tuple(-depth * v)) @ pose)[0]
+
+    noise = np.random.default_rng(0).normal(size=(2, 3, *SIZE))
+    upper = np.concatenate([noise[0], [layer(z, Rigid()) for z in range(COURSE)]])
+    last = COURSE - 1
+    lower = np.concatenate([[layer(last + 5 + z, pose) for z in range(COURSE)], noise[1]])
+    for layers, place in zip(in_the_middle(upper, lower, 5), (Rigid(), pose), strict=True):
+        middle = layer(last + 2.5, place)
+        assert layers.shape == (2, *SIZE)
+        assert np.abs(layers - middle)[:, 16:-16, 16:-16].max() < 0.25 * middle.std()
+
+
+def test_layers_stay_in_the_order_of_the_volume():
+    """Tissue that stands still is carried nowhere."""
+    still = np.stack([(n + 1) * Waves(shortest=8.0, drift=0.0).window([0], SIZE)[0] for n in range(4)])
+    upper, lower = in_the_middle(still, still, 3)
+    np.testing.assert_allclose(upper, still[2:], atol=1e-6)
+    np.testing.assert_allclose(lower, still[:2], atol=1e-6)
+
+
+def test_a_slab_of_one_layer_has_no_middle_to_be_carried_to():
+    slab = leaning((0.4, 0.2))
+    assert in_the_middle(slab[:1], slab, 2) is None
+    assert in_the_middle(slab, slab[:1], 2) is None
+
+
+def test_nothing_is_carried_beyond_reach():
+    slab = leaning((0.4, 0.2))
+    assert in_the_middle(slab, slab, 2 * REACH) is not None
+    assert in_the_middle(slab, slab, 2 * REACH + 1) is None

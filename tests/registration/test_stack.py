@@ -1,7 +1,7 @@
 """Laws of a stack: slabs of a made-up world whose tissue may move with depth, and pairs that are told the truth."""
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from volpipe.registration import stack
 from volpipe.registration.estimate import PairEstimate
 from volpipe.registration.slant import motion_of
 from volpipe.registration.solve import LIKELY, TOLERANCE
-from volpipe.registration.stack import COURSE, register_slabs, register_stack
+from volpipe.registration.stack import NEAR, register_slabs, register_stack
 
 WIDTH = 64
 STILL = (0.0, 0.0, 0.0)
@@ -23,10 +23,10 @@ STILL = (0.0, 0.0, 0.0)
 class World:
     """Slabs with known poses; `rate` is what the tissue moves per layer, in the world's frame.
 
-    A slab's voxel holds its depth, so that of any layers it is known what lies between them; carried ones hold half a
-    layer more, and the tissue's motion is out of what is seen, which is then surer. `lies` replaces the estimate of a
-    pair of slabs, and `told` is what aligning says of a pair, or of two layers of one slab: the truth, where nothing is
-    given.
+    A slab's voxel holds its depth, so that of any layers it is known what lies between them. Pairs see slabs without
+    the tissue's motion, as `register_pair` does in the gap's middle, unless they are told not to carry; what is aligned
+    is seen with it. `lies` replaces the estimate of a pair of slabs, and `told` is what aligning says of a pair, or of
+    two layers of one slab: the truth, where nothing is given.
     """
 
     poses: list
@@ -42,19 +42,18 @@ class World:
         depths = np.arange(self.layers)[:, None, None] + np.zeros((1, WIDTH, WIDTH)) + 1e-3 * np.arange(WIDTH)
         self.slabs = [depths + i * self.period for i in range(len(self.poses))]
 
-    def between(self, upper, lower):
+    def between(self, upper, lower, rate=None):
         """Slabs, and what a faithful estimate sees of two layers: upper_from_lower through the tissue's motion."""
         top, bottom = (math.floor(float(layer[0, 0])) for layer in (upper, lower))
         i, j = top // self.period, bottom // self.period
-        moved = Rigid() if is_carried(upper) else motion_of(np.array(self.rate), bottom - top)
+        moved = motion_of(np.array(self.rate if rate is None else rate), bottom - top)
         return (i, j), bottom - top, self.poses[i].inverse @ moved @ self.poses[j]
 
-    def pair(self, upper, lower, *, gap_layers, **_):
-        slabs, layers, seen = self.between(upper[-1], lower[0])
-        assert gap_layers == (0 if is_carried(upper[-1]) else layers - 1)
-        self.asked.append((*slabs, layers - 1))
-        blurred = self.rate != STILL and not is_carried(upper[-1])
-        return self.lies.get(slabs, PairEstimate(seen, 0.6 if blurred else 0.9, not blurred))
+    def pair(self, upper, lower, *, gap_layers, carry=True, **_):
+        slabs, layers, seen = self.between(upper[-1], lower[0], STILL if carry and len(upper) > 1 else None)
+        assert gap_layers == layers - 1
+        self.asked.append((*slabs, gap_layers))
+        return self.lies.get(slabs, PairEstimate(seen, 0.9, True))
 
     def aligned(self, upper, lower, around, spacing, within=None):
         slabs, _, seen = self.between(upper, lower)
@@ -62,23 +61,14 @@ class World:
             return self.lies[slabs].transform
         return self.told.get(slabs, seen)
 
-    def tell(self, patch):
-        patch.setattr(stack, "aligned", self.aligned)
-        patch.setattr(stack, "flow", lambda slab: np.full((2, 1, 1), 0.1) if len(slab) > 1 else None)
-        patch.setattr(stack, "carried", lambda layer, course, layers: layer + 0.5)
-
     def solved(self, call=register_stack, **options):
         with pytest.MonkeyPatch.context() as patch:
-            self.tell(patch)
+            patch.setattr(stack, "aligned", self.aligned)
             return call(self.slabs, **{"gap_layers": self.gap, "pair": self.pair, **options})
 
     @property
     def truth(self):
         return [self.poses[0].inverse @ pose for pose in self.poses]
-
-
-def is_carried(layer):
-    return layer[0, 0] % 1 > 0.25
 
 
 def random_poses(count, seed=0):
@@ -289,46 +279,11 @@ def test_slant_is_left_in_where_that_is_asked():
     assert far(lean, Rigid(0.0, (4 * 3 * 0.1, 0.0))) < 1e-9
 
 
-@pytest.mark.parametrize("faces_tell", [True, False])
-def test_pairs_are_shown_the_slabs_and_then_the_gaps_middle_if_the_faces_do_not_tell(faces_tell):
-    world, shown = World(random_poses(2)), []
-
-    def pair(upper, lower, *, gap_layers, **options):
-        shown.append((upper[:, 0, 0].tolist(), lower[:, 0, 0].tolist(), gap_layers))
-        return world.pair(upper, lower, gap_layers=gap_layers)
-
-    if not faces_tell:
-        world.told[0, 1] = None
-    world.solved(pair=pair)
-    carried = [([2.5, 3.5], [6.5, 7.5], 0)]
-    assert shown == [([0, 1, 2, 3], [6, 7, 8, 9], 2)] + ([] if faces_tell else carried)
-
-
-@pytest.mark.parametrize("surer", ["as they are", "in the middle"])
-def test_the_surer_of_two_estimates_counts_and_slant_is_taken_off_where_it_was_seen(surer):
-    world = World(random_poses(2), gap=5, rate=(0.0, 0.3, -0.2))
-
-    def pair(upper, lower, *, gap_layers, **_):
-        estimate = world.pair(upper, lower, gap_layers=gap_layers)
-        sure = (surer == "in the middle") == is_carried(upper[-1])
-        return PairEstimate(estimate.transform, 0.8 if sure else 0.7, False)
-
-    solution = world.solved(pair=pair)
-    assert solution.weights[0, 1] == 0.8
-    seen = world.between(world.slabs[0][-1], world.slabs[1][0])[2]
-    assert far(solution.poses[1], seen if surer == "as they are" else world.truth[1]) < 1e-6
-
-
 def test_faces_do_not_save_an_estimate_that_is_more_likely_wrong_than_right():
     world = World(random_poses(2), rate=(0.0, 0.3, -0.2))
-
-    def pair(upper, lower, *, gap_layers, **_):
-        estimate = world.pair(upper, lower, gap_layers=gap_layers)
-        return estimate if is_carried(upper[-1]) else replace(estimate, confidence=LIKELY - 0.1)
-
-    solution = world.solved(pair=pair)
-    assert solution.weights[0, 1] == 0.9
-    assert far(solution.poses[1], world.truth[1]) < 1e-6
+    world.lies[0, 1] = noise(confidence=LIKELY - 0.1)
+    world.aligned = None  # not to be asked
+    assert world.solved().bridged == (1,)
 
 
 def test_a_blank_layer_at_a_face_is_lost_too():
@@ -338,48 +293,19 @@ def test_a_blank_layer_at_a_face_is_lost_too():
     assert world.asked == [(0, 1, 5 + 2 + 1)]
 
 
-def test_slabs_are_carried_to_where_their_tissue_is_in_the_gaps_middle():
-    """By hand: tissue that moves by v a layer is seen v x 5 away, over 5 layers, and half of that in the middle."""
-    v, size, spacing, tissue = np.array([0.3, -0.9]), (96, 80), (0.5, 1.5), Waves(shortest=8.0, drift=0.0)
-    pose = Rigid(0.8, (2.0, -3.0))
-
-    def layer(depth, pose):
-        return tissue.window([0], size, Rigid(0.0, tuple(-depth * v)) @ pose, spacing)[0]
-
-    noise = np.random.default_rng(0).normal(size=(2, 3, *size))
-    upper = np.concatenate([noise[0], [layer(z, Rigid()) for z in range(4)]])  # the last is at 3
-    lower = np.concatenate([[layer(z, pose) for z in range(8, 12)], noise[1]])
-    shown = []
-
-    def pair(upper, lower, *, gap_layers):
-        shown.append((upper, lower))
-        return PairEstimate(pose if gap_layers == 0 else Rigid(), 0.9 if gap_layers == 0 else 0.6, False)
-
-    edge = stack.Stack.of([upper, lower], 4, spacing).edge(0, 1, pair)
-    for layers, place in zip(shown[1], (Rigid(), pose), strict=True):
-        middle = layer(5.5, place)
-        assert np.abs(layers - middle)[:, 16:-16, 16:-16].max() < 0.25 * middle.std()
-    assert far(edge.upper_from_lower, pose) < 1e-9
-    np.testing.assert_allclose(edge.estimate.transform.shift, np.array(pose.shift) - 5 * v, atol=0.1)
-
-
-@pytest.mark.parametrize(("gap", "near"), [(COURSE - 2, True), (COURSE - 1, False)])
-def test_across_few_layers_faces_are_aligned_as_they_are_and_what_is_seen_inside_is_taken_off(gap, near):
+@pytest.mark.parametrize(("gap", "near"), [(NEAR - 1, True), (NEAR, False)])
+def test_across_few_layers_faces_are_aligned_and_what_is_seen_inside_is_taken_off(gap, near):
     """A measurement that sees half of the tissue's motion sees half of it inside, too."""
     world, shown = World(random_poses(8), gap=gap, rate=(0.0, 0.15, -0.1), layers=6), []
 
-    def pair(upper, lower, **options):
-        twice = World(world.poses, world.layers, world.gap, (0.0, 0.3, -0.2))
-        return twice.pair(upper, lower, **options)
-
     def spy(upper, lower, around, spacing, within=None):
         slabs, layers, seen = world.between(upper, lower)
-        shown.append((slabs[1] - slabs[0], layers, is_carried(upper), within is not None))
+        shown.append((slabs[1] - slabs[0], layers, within is not None))
         return seen
 
     world.aligned = spy
-    assert furthest(world.solved(skips=(), pair=pair).poses, world.truth) < 1e-6
-    seam = [(1, gap + 1, False, False), (0, gap + 1, False, True), (0, gap + 1, False, True)]
+    assert furthest(world.solved(skips=()).poses, world.truth) < 1e-6
+    seam = [(1, gap + 1, False), (0, gap + 1, True), (0, gap + 1, True)]
     assert shown == (seam * 7 if near else [])
 
 
@@ -401,7 +327,7 @@ def test_inside_a_slab_only_that_is_looked_at_which_both_windows_show():
 def test_what_a_slab_was_seen_through_is_told_beside_what_was_seen():
     world = World(random_poses(3), rate=(0.001, 0.3, -0.2))
     with pytest.MonkeyPatch.context() as patch:
-        world.tell(patch)
+        patch.setattr(stack, "aligned", world.aligned)
         edge = stack.Stack.of(world.slabs, world.gap, None).edge(1, 2, world.pair)
     assert far(edge.estimate.transform, world.between(world.slabs[1][-1], world.slabs[2][0])[2]) < 1e-9
     assert far(edge.upper_from_lower, world.poses[1].inverse @ world.poses[2]) < 1e-9
@@ -409,7 +335,7 @@ def test_what_a_slab_was_seen_through_is_told_beside_what_was_seen():
 
 
 @pytest.mark.parametrize("within", [True, False])
-def test_where_faces_or_the_inside_do_not_tell_the_gaps_middle_does(within):
+def test_where_faces_or_the_inside_do_not_tell_the_pair_does(within):
     world = World(random_poses(8), rate=(0.0, 0.3, -0.2))
     for i in range(8):
         world.told[(i, i) if within else (i, i + 1)] = None
@@ -466,7 +392,7 @@ def test_what_is_asked_of_a_pair_reaches_it():
     slabs = [np.random.default_rng(i).random((1, WIDTH, WIDTH)) for i in range(2)]
     wanted = {"max_shift": 0.2, "max_angle_rad": 0.3, "score": "ncc", "voxel_size_um": (3.0, 2.0, 1.0)}
     register_slabs(slabs, gap_layers=5, pair=pair, **wanted)
-    assert given == [{"gap_layers": 5, **wanted}]
+    assert given == [{"gap_layers": 5, "carry": True, **wanted}]
 
 
 SLAB = np.random.default_rng(0).random((4, WIDTH, WIDTH))

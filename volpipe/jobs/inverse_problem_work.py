@@ -100,13 +100,16 @@ def known_scores() -> tuple[str, ...]:
 
 
 def by_score(score: str, options: TrialOptions) -> Method:
-    """`register_pair` by a score within the prior that trials are drawn from."""
+    """`register_pair` by a score within the prior that trials are drawn from.
+
+    The likelihood is shown the slabs in the gap's middle too, as users have it; the others stand for what is published.
+    """
     from volpipe.registration.pair import register_pair
 
     def method(trial: Trial) -> PairEstimate:
         return register_pair(
             trial.upper, trial.lower, gap_layers=trial.gap_layers, score=score,
-            max_shift=options.max_shift, max_angle_rad=options.max_angle_rad,
+            max_shift=options.max_shift, max_angle_rad=options.max_angle_rad, carry=score == "likelihood",
         )  # fmt: skip
 
     return method

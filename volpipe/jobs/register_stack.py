@@ -59,6 +59,7 @@ class Prior:
             score=self.score,
             voxel_size_um=voxel_size_um,
             around=around,
+            carry=self.slant,
         )
 
 

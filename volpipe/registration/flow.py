@@ -21,9 +21,34 @@ from volpipe.registration.known import has_structure
 
 WINDOW, BLUR = 6.0, 0.7  # voxels, deviations: over how much a course is taken, and of what it is taken
 STIFFNESS = 0.02  # of the mean squared slope: where there is no structure, the course of the whole slab
+COURSE = 4  # layers a side that tell how tissue moves: it keeps its course over no more
+CARRIED = 2  # layers a side: what is carried over a gap is alike in all layers, and the likelihood wants two
+REACH = 8  # layers that a slab is carried: from a course that is seen over three, what lies further is not told
 ROUNDS = 2  # each on layers that are carried by what is known, so that no motion is too long
 
 Flow = NDArray[np.float64]  # (2, y, x), voxels in y and x per layer
+
+
+def in_the_middle(
+    upper: NDArray[Any], lower: NDArray[Any], layers: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """The layers of two slabs at a gap as they are in its middle, in the order of the volume.
+
+    Args:
+        upper, lower: (z, y, x); the upper one's last layer and the lower one's first face the gap. NaN is not known.
+        layers: from the one to the other, 1 where nothing was lost.
+
+    Returns:
+        None where one of them does not tell the course of its tissue, as a slab of one layer, or the middle is too far.
+    """
+    if layers > 2 * REACH:
+        return None
+    above, below = flow(upper[-COURSE:]), flow(lower[:COURSE])
+    if above is None or below is None:
+        return None
+    top = [carried(layer, above, layers / 2 + i) for i, layer in enumerate(upper[::-1][:CARRIED])]
+    bottom = [carried(layer, below, -layers / 2 - i) for i, layer in enumerate(lower[:CARRIED])]
+    return np.stack(top[::-1]), np.stack(bottom)
 
 
 def flow(slab: NDArray[Any]) -> Flow | None:
@@ -38,9 +63,10 @@ def flow(slab: NDArray[Any]) -> Flow | None:
     layers = np.stack([_standardised(slab[at]) for at in there])
     known = ndimage.binary_erosion(np.isfinite(slab[there]).all(0), iterations=2, border_value=1)
     place = there - there.mean()
-    course = np.zeros((2, *known.shape))
-    for _ in range(ROUNDS):
-        still = np.stack([_drawn(layer, course * far) for layer, far in zip(layers, place, strict=True)])
+    course, still = np.zeros((2, *known.shape)), layers
+    for turn in range(ROUNDS):
+        if turn:
+            still = np.stack([_drawn(layer, course * far) for layer, far in zip(layers, place, strict=True)])
         still = ndimage.gaussian_filter(still, (0, BLUR, BLUR))
         change = np.tensordot(place, still, 1) / (place**2).sum()
         course = _course(np.stack(np.gradient(still.mean(0))) * known, course, change)

@@ -6,14 +6,10 @@
     gap 1     ?             lost(0, 2) = gap 0 + layers of slab 1 + gap 1
     slab 2  ====
 
-Tissue that runs at a slant moves between two faces by itself, and that must not move the slabs. What is seen and what
-is taken off are therefore measured alike, in one of two ways:
-
-* Over a gap of few layers, where the faces are alike: the faces are aligned to a hundredth of a voxel (faces.py), and
-  so are layers as far apart inside both slabs, of the same tissue; their motion is taken off (slant.py).
-* Else each slab tells how its structures move with depth (flow.py), both are carried to the gap's middle, and there
-  the pair is registered again. The surer of both estimates counts: where structures keep no course, as cells that
-  end within a gap, it is the first one, which is then as good as free of slant.
+Tissue that runs at a slant moves between two faces by itself, and that must not move the slabs. `register_pair` looks
+at both slabs in the gap's middle too, where that is gone. Over a gap of few layers, where the faces are alike, more can
+be told: the faces are aligned to a hundredth of a voxel (faces.py), and so, measured alike, are layers as far apart
+inside both slabs, of the same tissue; their motion is taken off (slant.py).
 
 Neighbours and skip pairs go into one robust solve (solve.py). A slab that is missing is `None`, or blank: all NaN, or
 all of one value.
@@ -35,14 +31,12 @@ from volpipe.geometry import Rigid
 from volpipe.geometry.raster import plane_size
 from volpipe.registration.estimate import NOTHING, PairEstimate
 from volpipe.registration.faces import aligned
-from volpipe.registration.flow import Flow, carried, flow
 from volpipe.registration.known import has_structure
-from volpipe.registration.slant import Rate, motion_of, rate_of, seen_from
+from volpipe.registration.slant import motion_of, rate_of, seen_from
 from volpipe.registration.solve import STILL, Edge, StackSolution, solve_stack
 
 SKIPS = (2, 3)  # one slab or two between: with 3, two bad slabs in a row are bridged
-COURSE = 4  # layers a side that tell how tissue moves: it keeps its course over no more
-CARRIED = 2  # layers a side: what is carried over a gap is alike in all layers, and the score wants two
+NEAR = 3  # layers, from face to face: over more, tissue keeps no course that two layers inside a slab would tell
 
 Slab = NDArray[Any]
 Pair = Callable[..., PairEstimate]  # as register_pair
@@ -118,7 +112,7 @@ def register_stack(
     pairs = list(stack.pairs(_checked_skips(skips)))
     one_pair = partial(
         pair or _register_pair(), max_shift=max_shift, max_angle_rad=max_angle_rad, voxel_size_um=voxel_size_um,
-        score=score,
+        score=score, carry=slant,
     )  # fmt: skip
     edges = [stack.edge(*indices, one_pair, slant=slant) for indices in pairs]
     return solve_stack(edges, count=len(stack.layers), radius=stack.radius, anchors=held)
@@ -195,38 +189,25 @@ class Stack:
         if not (len(one) and len(other)):
             return Edge(upper, lower, layers, NOTHING)
         edge = Edge(upper, lower, layers, pair(one, other, gap_layers=layers - 1))
-        return (self._near(edge, one, other) or self._surer(edge, one, other, pair)) if slant else edge
+        return self._near(edge, one, other) if slant else edge
 
-    def _near(self, edge: Edge, upper: Slab, lower: Slab) -> Edge | None:
-        """By the faces, and layers as far apart inside the slabs, of what both windows show; None: they do not tell."""
+    def _near(self, edge: Edge, upper: Slab, lower: Slab) -> Edge:
+        """By the faces, and layers as far apart inside the slabs, of what both windows show; as it was, if these do not
+        tell."""
         layers, rates = edge.layers, []
-        if not edge.trust or layers >= COURSE:
-            return None
+        if not edge.trust or layers > NEAR:
+            return edge
         seen = aligned(upper[-1], lower[0], edge.estimate.transform, self.spacing)
         if seen is None:
-            return None
+            return edge
         if len(upper) > layers and (inside := aligned(upper[-1 - layers], upper[-1], STILL, self.spacing, seen)):
             rates.append(rate_of(inside, layers))
         if len(lower) > layers and (inside := aligned(lower[0], lower[layers], STILL, self.spacing, seen.inverse)):
             rates.append(seen_from(seen, rate_of(inside, layers)))
         if not rates:
-            return None
-        return replace(edge, estimate=replace(edge.estimate, transform=seen), slant=_slant(rates, layers))
-
-    def _surer(self, edge: Edge, upper: Slab, lower: Slab, pair: Pair) -> Edge:
-        """As both slabs are in the gap's middle, where that is surer than as they are cut."""
-        above, below = flow(upper[-COURSE:]), flow(lower[:COURSE])
-        if above is None or below is None:
             return edge
-        carried = pair(*_middle(upper, lower, (above, below), edge.layers), gap_layers=0)
-        if carried.confidence <= edge.estimate.confidence:
-            return edge
-        slant = _slant([self._rate(above), seen_from(carried.transform, self._rate(below))], edge.layers)
-        return replace(edge, estimate=replace(carried, transform=slant @ carried.transform), slant=slant)
-
-    def _rate(self, course: Flow) -> Rate:
-        """Of a whole slab: what moves to p + v with depth was at p above."""
-        return np.array([0.0, *(-course.mean((1, 2)) * self.spacing)])
+        slant = motion_of(np.mean(rates, axis=0), layers)
+        return replace(edge, estimate=replace(edge.estimate, transform=seen), slant=slant)
 
     def pairs(self, skips: Sequence[int]) -> Iterator[tuple[int, int]]:
         """Neighbours, then those further apart; of slabs that are there."""
@@ -241,17 +222,6 @@ def _bare(upper: Slab, lower: Slab, layers: int) -> tuple[Slab, Slab, int]:
     above, below = (list(map(has_structure, slab)) for slab in (upper[::-1], lower))
     over, under = (known.index(True) if True in known else len(known) for known in (above, below))
     return upper[: len(upper) - over], lower[under:], layers + over + under
-
-
-def _middle(upper: Slab, lower: Slab, courses: tuple[Flow, Flow], layers: int) -> tuple[Slab, Slab]:
-    """The layers at a gap as they are in its middle, in the order of the volume."""
-    above = [carried(layer, courses[0], layers / 2 + i) for i, layer in enumerate(upper[::-1][:CARRIED])]
-    below = [carried(layer, courses[1], -layers / 2 - i) for i, layer in enumerate(lower[:CARRIED])]
-    return np.stack(above[::-1]), np.stack(below)
-
-
-def _slant(rates: Sequence[Rate], layers: int) -> Rigid:
-    return motion_of(np.mean(rates, axis=0), layers)
 
 
 # ---------------------------------------------------------------------- checks

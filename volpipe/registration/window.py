@@ -57,6 +57,14 @@ class Window:
         """(h, w) in voxels."""
         return int(self.layers.shape[-2]), int(self.layers.shape[-1])
 
+    @property
+    def slab(self) -> NDArray[np.float64]:
+        """(z, h, w) from the gap outward, from the first layer that is one; NaN is not known, as of layers left out."""
+        depth = (self.depth - self.depth[0]).numpy()
+        slab = np.full((depth[-1] + 1, *self.size), np.nan)
+        slab[depth] = np.where(self.known.numpy() > 0, self.layers.numpy(), np.nan)
+        return slab
+
     def pooled(self, factor: int) -> Window:
         """Means of `factor` x `factor` voxels, about the same centre."""
         if factor == 1:
