@@ -65,8 +65,9 @@ class ExactPair:
     refuses: object = lambda call: False
     calls: list = field(default_factory=list)
 
-    def __call__(self, upper, lower, *, gap_layers, max_shift, max_angle_rad, voxel_size_um, around):
+    def __call__(self, upper, lower, *, gap_layers, max_shift, max_angle_rad, voxel_size_um, around, carry):
         assert gap_layers == 1
+        assert not carry
         assert upper.shape == lower.shape
         um = voxel_size_um[1:]
         height, width = upper.shape[1:]

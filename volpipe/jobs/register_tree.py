@@ -130,7 +130,7 @@ class NodesWork:
             lower=stack.reader(above).frame,
             read_upper=partial(self._upside_down, slab, False),
             read_lower=partial(self._upside_down, above, True),
-            pair=partial(register_pair, score=prior.score, carry=False),
+            pair=partial(register_pair, score=prior.score),
             voxel_z_um=stack.voxel_size_um[0],
             gap_layers=stack.stack().lost(above, slab),
             start=start,

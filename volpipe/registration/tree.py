@@ -57,6 +57,7 @@ class Pair(Protocol):
         max_angle_rad: float,
         voxel_size_um: tuple[float, float, float],
         around: Rigid,
+        carry: bool,
     ) -> PairEstimate:
         """Where the lower window lies in the upper one, in micrometres about both centres."""
         ...
@@ -212,6 +213,7 @@ def estimate_node(search: TreeSearch, node: Node, start: Rigid, missed: int = 0)
         max_angle_rad=angle,
         voxel_size_um=(search.voxel_z_um, *frame.voxel_um_at(level)),
         around=_between_crops(start, *centres_um),
+        carry=False,  # a flow is taken over windows as wide as a node
     )
     if not search.trusts(found):
         return NodeEstimate(node, start, found.confidence, missed + 1, read)
