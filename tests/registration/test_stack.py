@@ -10,9 +10,9 @@ from made_tissue import Waves, pair_of
 from volpipe.errors import GeometryError
 from volpipe.geometry import Rigid
 from volpipe.registration import stack
-from volpipe.registration.estimate import PairEstimate
+from volpipe.registration.estimate import LIKELY, PairEstimate
 from volpipe.registration.slant import motion_of
-from volpipe.registration.solve import LIKELY, TOLERANCE
+from volpipe.registration.solve import TOLERANCE
 from volpipe.registration.stack import NEAR, register_slabs, register_stack
 
 WIDTH = 64

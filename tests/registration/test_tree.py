@@ -182,7 +182,7 @@ def test_nodes_that_are_not_trusted_keep_their_parents_motion():
     assert all(estimate.confidence == 0.3 for estimate in found.values())
 
 
-@pytest.mark.parametrize(("accepted", "least", "trusted"), [(True, 0.4, False), (False, 0.3, True), (True, None, True)])
+@pytest.mark.parametrize(("accepted", "least", "trusted"), [(True, 0.4, False), (False, 0.3, True)])
 def test_a_tree_may_have_its_own_bound_of_confidence(accepted, least, trusted):
     walk = search((64, 64), 1, start=Rigid(), pair=Always(accepted), least_confidence=least)  # the confidence is 0.3
     assert {estimate.trusted for estimate in register_tree(walk).values()} == {trusted}

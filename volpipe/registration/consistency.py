@@ -117,7 +117,7 @@ class Reruns:
         above, below = (_levels(self._crop(slab, offset), self.window) for slab in (upper, lower))
         start = self.pair(
             above[0], below[0], gap_layers=self.gap_layers, max_shift=self.max_shift, max_angle_rad=self.max_angle_rad,
-            voxel_size_um=(1.0, 1.0, 1.0), around=Rigid(),
+            voxel_size_um=(1.0, 1.0, 1.0), around=Rigid(), carry=True,
         ).transform  # fmt: skip
         frame = SlabFrame((self.width, self.width), (1.0, 1.0))
         search = TreeSearch(

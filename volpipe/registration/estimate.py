@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from volpipe.geometry import Affine, Rigid
 
+LIKELY = 0.5  # confidence: with less an estimate is more likely wrong than right
+
 
 @dataclass(frozen=True, slots=True)
 class PairEstimate:
@@ -16,7 +18,8 @@ class PairEstimate:
             given.
         confidence: 0..1, the probability that shift and angle are within the tolerances of a success (0.02 of the
             width; 0.01 rad, or what moves a small window's sides by half a voxel).
-        accepted: the confidence is high enough to rely on; else a tree keeps its parent's transform.
+        accepted: the confidence is high enough to rely on it alone. Where others can contradict it, in a stack or a
+            tree, it counts from LIKELY on.
         affine: `upper_from_lower` with the stretch that the rigid transform leaves, where it was asked for.
     """
 

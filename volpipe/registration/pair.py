@@ -47,7 +47,7 @@ WIDER = (3.0, 1.6)  # times the tolerances of angle and shift: how far around a 
 BEYOND = 1.3  # times the prior: an edge that the fine scale cannot see beyond draws the mean inwards
 LATEST = 0.9  # voxels: a posterior that is narrower is narrower than the grid
 # Of the posterior's share: what it calls 0.4 and 0.03 is right in 9 and 3 of 10 (light-sheet, windows of 256, n = 480).
-# Of a whole brain in windows of 96 it claims too much: of what is accepted, 8 of 10 are right (n = 121).
+# Of a whole brain in windows of 96 it claims too much, the more so of slabs that are carried.
 CALIBRATION = 0.35
 ACCEPTED = 0.9  # confidence
 MIDDLE = Rigid()

@@ -22,10 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volpipe.geometry import Rigid
-from volpipe.registration.estimate import PairEstimate
+from volpipe.registration.estimate import LIKELY, PairEstimate
 
 TOLERANCE = 0.01  # of the width: edges that miss by much more lie; half of what counts as a success
-LIKELY = 0.5  # confidence: with less an estimate is more likely wrong than right
 NARROWER = 0.7  # scale of the weights, from one solve to the next
 STEEPER = 4  # variance of an edge by its distance: courses that are continued err by their bend, with its square
 FAINT = 1e-9  # weight of an edge that lies: it only keeps the system whole

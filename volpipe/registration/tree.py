@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from volpipe.errors import GeometryError
 from volpipe.geometry import Box, Node, NodeGrid, Rigid, SlabFrame
-from volpipe.registration.estimate import PairEstimate
+from volpipe.registration.estimate import LIKELY, PairEstimate
 from volpipe.registration.known import has_structure
 
 Read = Callable[[int, Box], NDArray[Any]]  # (level, box (y, x) within the slab) -> its layers (z, y, x)
@@ -116,7 +116,7 @@ class TreeSearch:
         start: the roots' motion, micrometres about the slabs' centres (of the coarse stage, or of the stage).
         max_shift, max_angle_rad: how far it may be off; the shift as a fraction of a root's width.
         margin: read around each window, as a fraction of it.
-        least_confidence: from which a node is trusted; None: where the pair accepts.
+        least_confidence: from which a node is trusted.
 
     Raises:
         GeometryError: slabs of different voxel size, or a negative margin.
@@ -133,7 +133,7 @@ class TreeSearch:
     max_shift: float = 0.1
     max_angle_rad: float = 0.1
     margin: float = MARGIN
-    least_confidence: float | None = None
+    least_confidence: float = LIKELY
 
     def __post_init__(self) -> None:
         upper, lower = self.grid.frame.voxel_um, self.lower.voxel_um
@@ -167,7 +167,7 @@ class TreeSearch:
 
     def trusts(self, found: PairEstimate) -> bool:
         """An answer of the pair becomes the node's own."""
-        return found.accepted if self.least_confidence is None else found.confidence >= self.least_confidence
+        return found.confidence >= self.least_confidence
 
     def boxes(self, node: Node, start: Rigid) -> tuple[Box, Box]:
         """The crops of a node whose motion is about `start`, in voxels of its level; they may reach out of the slabs.
