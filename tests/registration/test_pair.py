@@ -9,7 +9,6 @@ from made_tissue import Waves, pair_of
 from volpipe import register_pair
 from volpipe.errors import ConfigError, GeometryError
 from volpipe.geometry import Rigid
-from volpipe.registration import pair
 from volpipe.registration.scores import SCORES
 
 TRUTH = Rigid(0.06, (5.3, -3.8))
@@ -328,74 +327,3 @@ def test_tissue_without_details_is_not_found_at_rest_because_windows_have_edges(
         upper, lower = pair_of(truth, size=size, drift=0.05, seed=seed, shortest=6.0)
         found = register_pair(upper, lower, gap_layers=0)
         assert errors(found, truth)[0] < 0.03 * size[0] or not found.accepted
-
-
-# ---------------------------------------------------------------------- as cut, and in the gap's middle
-
-
-def leaning_pair(rate, gap=4, size=(96, 96), layers=4, drift=0.02):
-    """Slabs of tissue that moves by `rate` voxels (y, x) a layer, and changes little: long structures at a slant."""
-    tissue = Waves(shortest=6.0, drift=drift)
-
-    def layer(z, pose):
-        return tissue.window([z], size, Rigid(0.0, tuple(-z * np.array(rate))) @ pose)[0]
-
-    upper = np.stack([layer(z, Rigid()) for z in range(-layers + 1, 1)])
-    return upper, np.stack([layer(z, TRUTH) for z in range(gap + 1, gap + 1 + layers)])
-
-
-def test_tissue_at_a_slant_is_not_taken_for_a_shift():
-    upper, lower = leaning_pair((0.5, -0.4))
-    as_cut, found = (errors(register_pair(upper, lower, gap_layers=4, carry=carry)) for carry in (False, True))
-    assert as_cut[0] > 1
-    assert found[0] < 0.5
-
-
-def test_where_structures_keep_no_course_the_answer_is_that_of_the_slabs_as_they_were_cut():
-    upper, lower = pair_of(TRUTH, gap=1, drift=0.3)
-    assert register_pair(upper, lower, gap_layers=1) == register_pair(upper, lower, gap_layers=1, carry=False)
-
-
-def test_the_surer_of_both_counts(monkeypatch):
-    """A middle that is other tissue is less sure, and one that is the same layer twice is surer."""
-    upper, lower = pair_of(TRUTH, gap=1, drift=0.1)
-    sure = register_pair(upper, lower, gap_layers=1, carry=False)
-    other = Waves(seed=5).window(range(2), (96, 96)), Waves(seed=6).window(range(2), (96, 96))
-    monkeypatch.setattr(pair, "in_the_middle", lambda *_: other)
-    assert register_pair(upper, lower, gap_layers=1) == sure
-    same = pair_of(Rigid(0.01, (1.0, 2.0)), layers=2, drift=0.0)
-    monkeypatch.setattr(pair, "in_the_middle", lambda *_: same)
-    found = register_pair(upper, lower, gap_layers=1)
-    assert found.confidence > sure.confidence
-    assert found.transform.shift == pytest.approx((1.0, 2.0), abs=0.1)
-
-
-def test_slabs_are_carried_at_the_coarse_scale_and_over_blank_layers_too(monkeypatch):
-    upper, lower = leaning_pair((0.0, 0.0), gap=2, size=(250, 256))
-    upper[-1], lower[0] = np.nan, 3.0
-    shown = []
-
-    def spy(upper, lower, layers):
-        shown.append((upper.shape, lower.shape, layers))
-
-    monkeypatch.setattr(pair, "in_the_middle", spy)
-    register_pair(upper, lower, gap_layers=2)
-    assert shown == [((3, 125, 128), (3, 125, 128), 2 + 1 + 2)]
-
-
-def test_a_layer_that_is_left_out_within_a_slab_keeps_its_place(monkeypatch):
-    upper, lower = pair_of(TRUTH, gap=1, drift=0.1)
-    upper[2] = np.nan
-    shown = []
-    monkeypatch.setattr(pair, "in_the_middle", lambda *slabs: shown.append(slabs))
-    register_pair(upper, lower, gap_layers=1)
-    assert [bool(np.isfinite(layer).all()) for layer in shown[0][0]] == [True, True, False, True]
-    assert np.corrcoef(shown[0][0][3].ravel(), upper[3].ravel())[0, 1] > 0.999
-    assert np.corrcoef(shown[0][1][0].ravel(), lower[0].ravel())[0, 1] > 0.999
-
-
-@pytest.mark.parametrize("nothing", [np.full((2, 96, 96), np.nan), np.zeros((2, 96, 96))])
-def test_a_middle_of_which_nothing_is_left_says_nothing(monkeypatch, nothing):
-    upper, lower = pair_of(TRUTH, gap=1, drift=0.1)
-    monkeypatch.setattr(pair, "in_the_middle", lambda *_: (nothing, nothing))
-    assert register_pair(upper, lower, gap_layers=1) == register_pair(upper, lower, gap_layers=1, carry=False)

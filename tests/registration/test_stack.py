@@ -1,95 +1,16 @@
 """Laws of a stack: slabs of a made-up world whose tissue may move with depth, and pairs that are told the truth."""
 
 import math
-from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from made_tissue import Waves, pair_of
+from stack_world import WIDTH, World, far, furthest, noise, random_poses
 
-from volpipe.errors import GeometryError
 from volpipe.geometry import Rigid
 from volpipe.registration import stack
 from volpipe.registration.estimate import LIKELY, PairEstimate
-from volpipe.registration.slant import motion_of
 from volpipe.registration.solve import TOLERANCE
-from volpipe.registration.stack import NEAR, register_slabs, register_stack
-
-WIDTH = 64
-STILL = (0.0, 0.0, 0.0)
-
-
-@dataclass
-class World:
-    """Slabs with known poses; `rate` is what the tissue moves per layer, in the world's frame.
-
-    A slab's voxel holds its depth, so that of any layers it is known what lies between them. Pairs see slabs without
-    the tissue's motion, as `register_pair` does in the gap's middle, unless they are told not to carry; what is aligned
-    is seen with it. `lies` replaces the estimate of a pair of slabs, and `told` is what aligning says of a pair, or of
-    two layers of one slab: the truth, where nothing is given.
-    """
-
-    poses: list
-    layers: int = 4
-    gap: int = 2
-    rate: tuple = STILL
-    lies: dict = field(default_factory=dict)
-    told: dict = field(default_factory=dict)
-    asked: list = field(default_factory=list)
-
-    def __post_init__(self):
-        self.period = self.layers + self.gap
-        depths = np.arange(self.layers)[:, None, None] + np.zeros((1, WIDTH, WIDTH)) + 1e-3 * np.arange(WIDTH)
-        self.slabs = [depths + i * self.period for i in range(len(self.poses))]
-
-    def between(self, upper, lower, rate=None):
-        """Slabs, and what a faithful estimate sees of two layers: upper_from_lower through the tissue's motion."""
-        top, bottom = (math.floor(float(layer[0, 0])) for layer in (upper, lower))
-        i, j = top // self.period, bottom // self.period
-        moved = motion_of(np.array(self.rate if rate is None else rate), bottom - top)
-        return (i, j), bottom - top, self.poses[i].inverse @ moved @ self.poses[j]
-
-    def pair(self, upper, lower, *, gap_layers, carry=True, **_):
-        slabs, layers, seen = self.between(upper[-1], lower[0], STILL if carry and len(upper) > 1 else None)
-        assert gap_layers == layers - 1
-        self.asked.append((*slabs, gap_layers))
-        return self.lies.get(slabs, PairEstimate(seen, 0.9, True))
-
-    def aligned(self, upper, lower, around, spacing, within=None):
-        slabs, _, seen = self.between(upper, lower)
-        if slabs in self.lies:
-            return self.lies[slabs].transform
-        return self.told.get(slabs, seen)
-
-    def solved(self, call=register_stack, **options):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(stack, "aligned", self.aligned)
-            return call(self.slabs, **{"gap_layers": self.gap, "pair": self.pair, **options})
-
-    @property
-    def truth(self):
-        return [self.poses[0].inverse @ pose for pose in self.poses]
-
-
-def random_poses(count, seed=0):
-    random = np.random.default_rng(seed)
-    return [Rigid(random.uniform(-0.05, 0.05), tuple(random.uniform(-3, 3, 2))) for _ in range(count)]
-
-
-def noise(seed=0, *, accepted=False, confidence=0.4):
-    random = np.random.default_rng(seed)
-    return PairEstimate(Rigid(random.uniform(-0.1, 0.1), tuple(random.uniform(-6, 6, 2))), confidence, accepted)
-
-
-def far(one, other):
-    """The largest distance between where two poses put the corners of a window."""
-    corners = (WIDTH / 2) * np.array([(1, 1), (1, -1), (-1, 1), (-1, -1)])
-    return float(np.abs(one(corners) - other(corners)).max())
-
-
-def furthest(found, truth):
-    return max(far(one, other) for one, other in zip(found, truth, strict=True))
-
+from volpipe.registration.stack import NEAR, register_slabs
 
 # ---------------------------------------------------------------------- what is composed
 
@@ -358,105 +279,3 @@ def test_a_missing_slab_is_bridged_through_slanted_tissue():
     world.slabs[5] = None
     solution = world.solved()
     assert max(far(solution.poses[i], world.truth[i]) for i in range(12) if i != 5) < 1e-6
-
-
-# ---------------------------------------------------------------------- units and arguments
-
-
-def test_in_micrometres_it_is_the_same_stack():
-    """Shifts come in um, so poses do; the voxel size only says what a turn is worth, and y and x may differ."""
-    size = (4.0, 0.5, 2.0)
-    world = World([Rigid(p.angle_rad, (p.shift[0] * 0.5, p.shift[1] * 2.0)) for p in random_poses(12)])
-    world.lies[5, 6] = noise(3, accepted=True, confidence=1.0)
-    assert furthest(world.solved(voxel_size_um=size).poses, world.truth) < 1e-3 * WIDTH
-
-
-def test_in_another_unit_an_edge_is_doubted_as_much():
-    """Half a micrometre a voxel: what an edge misses, what is tolerated and what a turn is worth all halve."""
-    lie = Rigid(0.01, (0.3, -0.5))
-    voxels, um = World([Rigid()] * 6), World([Rigid()] * 6)
-    voxels.lies[2, 3], um.lies[2, 3] = (PairEstimate(one, 0.9, True) for one in (lie, lie.times(0.5)))
-    one, other = voxels.solved(), um.solved(voxel_size_um=(1.0, 0.5, 0.5))
-    assert 0.1 < one.weights[2, 3] < 0.8
-    assert other.weights == pytest.approx(one.weights)
-    assert furthest([pose.times(0.5) for pose in one.poses], other.poses) < 1e-9
-
-
-def test_what_is_asked_of_a_pair_reaches_it():
-    given = []
-
-    def pair(upper, lower, **options):
-        given.append(options)
-        return PairEstimate(Rigid(), 1.0, True)
-
-    slabs = [np.random.default_rng(i).random((1, WIDTH, WIDTH)) for i in range(2)]
-    wanted = {"max_shift": 0.2, "max_angle_rad": 0.3, "score": "ncc", "voxel_size_um": (3.0, 2.0, 1.0)}
-    register_slabs(slabs, gap_layers=5, pair=pair, **wanted)
-    assert given == [{"gap_layers": 5, "carry": True, **wanted}]
-
-
-SLAB = np.random.default_rng(0).random((4, WIDTH, WIDTH))
-
-
-@pytest.mark.parametrize(
-    ("slabs", "options", "said"),
-    [
-        ([SLAB], {}, "1 given"),
-        ([], {}, "0 given"),
-        ([None, None], {}, "all 2 are missing"),
-        ([None, SLAB], {}, "the first one is missing"),
-        ([np.full_like(SLAB, np.nan), SLAB], {}, "the first one is missing"),
-        ([SLAB, SLAB[:, :-1]], {}, "windows of one size"),
-        ([SLAB, SLAB[0]], {}, "number 1 is of shape"),
-        ([SLAB, SLAB[:0]], {}, "number 1 is of shape"),
-        ([SLAB, SLAB.astype(str)], {}, "number 1 is <U.*real numbers"),
-        ([SLAB, None, SLAB[:3]], {}, "as NaN"),
-        ([SLAB, SLAB], {"gap_layers": -1}, "gap_layers: -1"),
-        ([SLAB, SLAB], {"gap_layers": 1.5}, "whole numbers"),
-        ([SLAB, SLAB], {"gap_layers": True}, "whole numbers"),
-        ([SLAB, SLAB], {"gap_layers": [1, 2]}, "2 given for 1 seams"),
-        ([SLAB, SLAB], {"gap_layers": []}, "0 given for 1 seams"),
-        ([SLAB, SLAB], {"anchors": {2: Rigid()}}, "slab 2 of 2"),
-        ([SLAB, SLAB], {"anchors": {-1: Rigid()}}, "slab -1 of 2"),
-        ([SLAB, SLAB], {"anchors": {0: Rigid(0.1)}}, "slab 0 is the frame"),
-        ([SLAB, SLAB], {"skips": (1,)}, "skips"),
-        ([SLAB, SLAB], {"skips": (2.5,)}, "skips"),
-        ([SLAB, SLAB], {"voxel_size_um": (1.0, 0.0, 1.0)}, "voxel_size_um"),
-        ([SLAB, SLAB], {"voxel_size_um": (1.0,)}, "voxel_size_um"),
-    ],
-)
-def test_what_does_not_fit_is_refused_in_one_line_before_any_pair(slabs, options, said):
-    def pair(*_, **__):
-        raise AssertionError("asked")
-
-    with pytest.raises(GeometryError, match=said) as error:
-        register_slabs(slabs, **{"gap_layers": 2, "pair": pair, **options})
-    assert "\n" not in str(error.value)
-
-
-def test_slabs_that_nothing_joins_are_refused_and_not_laid_on_each_other():
-    slabs = [np.random.default_rng(n).normal(size=(2, 20, 20)) for n in range(3)]
-
-    def unsure(upper, lower, **_):
-        return PairEstimate(Rigid(), 0.1, False)
-
-    with pytest.raises(GeometryError, match="no pair of them was trusted"):
-        register_slabs(slabs, gap_layers=1, pair=unsure)
-    held = {1: Rigid(0.1, (1.0, 2.0))}
-    assert register_slabs(slabs, gap_layers=1, pair=unsure, anchors=held)[1] == held[1]
-
-
-def test_a_layer_without_tissue_at_a_face_does_not_stop_a_stack():
-    """The others of its slab tell where it lies; the pair itself would raise at a blank layer."""
-    poses = [Rigid(), Rigid(0.03, (2.0, -1.5)), Rigid(-0.02, (-1.0, 2.5))]
-    tissue = Waves(drift=0.05)
-    slabs = [tissue.window(range(5 * i, 5 * i + 4), (96, 96), pose) for i, pose in enumerate(poses)]
-    slabs[1][-1] = np.nan
-    slabs[2][0, 3:] = np.nan  # 3 % of a layer is no layer
-    found = register_slabs(slabs, gap_layers=1)
-    assert max(far(one, other) for one, other in zip(found, poses, strict=True)) < 1.0
-
-
-def test_slabs_may_be_lists():
-    slabs = [window.tolist() for window in pair_of(Rigid(0.02, (1.0, -1.0)), gap=1, size=(48, 48), drift=0.05)]
-    assert register_slabs(slabs, gap_layers=1)[0] == Rigid()

@@ -27,6 +27,8 @@ def command(pictures: bool, **values: Any) -> None:
         - slab0.ome.zarr
         - {volume: slab1.ome.zarr, layers: [3, 70]}
         - {layers: 75}                             missing
+        - {volume: slab3.ome.zarr, flipped: true,  upside down, turned: volpipe
+           start: {angle_rad: 2.1}}                coarse finds and writes both
       gap_layers: 2                                lost at each seam
     \b
       volume: brain.ome.zarr                       or cut planes

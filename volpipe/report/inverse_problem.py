@@ -7,10 +7,8 @@ results.json --report--> results.txt    a line for every gap and score, the iden
 
 from __future__ import annotations
 
-import io
 import itertools
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,11 +16,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from volpipe.errors import VolumeError
 from volpipe.jobs.inverse_problem_work import Row, motion_of
 from volpipe.metrics.registration import ANGLE_WITHIN_RAD, SHIFT_WITHIN, Errors, errors_of, identity_errors
+from volpipe.report import evaluation
+from volpipe.report.evaluation import png
 from volpipe.report.inverse_problem_text import inverse_problem_text
-from volpipe.volume.folder import absolute, open_folder
 
 COLOURS = ("#4477aa", "#cc6677", "#228833", "#aa7744", "#aa3377", "#88ccee", "#ccbb44")
 IDENTITY_COLOUR = "0.6"
@@ -32,39 +30,16 @@ MOST_PAIRS = 6  # of scores, set against each other
 
 
 def report(place: str) -> tuple[str, list[str]]:
-    """Write table and pictures beside results.json.
+    """Write table and pictures beside results.json; see `evaluation.report`."""
+    return evaluation.report(place, "inverse-problem", _told)
 
-    Args:
-        place: of the file or object.
 
-    Returns:
-        The table, and the places of all files.
-
-    Raises:
-        VolumeError: there are no results.
-        WriteError: one may not write there.
-    """
-    location, _, results = place.rpartition("/")
-    folder = open_folder(absolute(location))
-    stored = folder.get(results)
-    if stored is None:
-        raise VolumeError(f"{place}: no results are there; first run volpipe evaluate inverse-problem")
-    found = json.loads(stored)
+def _told(found: Mapping[str, Any]) -> tuple[str, dict[str, bytes]]:
     rows, width, title = found["rows"], found["settings"]["window"], found["settings"]["volume"]
-    text = inverse_problem_text(found["table"])
-    made = {"results.txt": f"{text}\n".encode(), "quantiles.png": png(quantiles_figure(rows, width, title=title))}
+    pictures = {"quantiles.png": png(quantiles_figure(rows, width, title=title))}
     if len({row["score"] for row in rows}) > 1:
-        made["scatter.png"] = png(scatter_figure(rows, width, title=title))
-    for name, data in made.items():
-        folder.put(name, data)
-    return text, [f"{location}/{name}" for name in (results, *made)]
-
-
-def png(figure: Figure) -> bytes:
-    """As a file."""
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=120)
-    return data.getvalue()
+        pictures["scatter.png"] = png(scatter_figure(rows, width, title=title))
+    return inverse_problem_text(found["table"]), pictures
 
 
 def errors_by(rows: Sequence[Row], width: float) -> dict[int, dict[str, Errors]]:

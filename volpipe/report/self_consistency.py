@@ -8,7 +8,6 @@ results.json --report--> results.txt   two lines for every gap
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,44 +16,24 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from volpipe.errors import VolumeError
 from volpipe.jobs.self_consistency_work import Row, measured
-from volpipe.report.inverse_problem import COLOURS, png
+from volpipe.report import evaluation
+from volpipe.report.evaluation import png
+from volpipe.report.inverse_problem import COLOURS
 from volpipe.report.self_consistency_text import interval, marked, self_consistency_text
-from volpipe.volume.folder import absolute, open_folder
 
 LEAST = 1e-2  # voxels: what is smaller is drawn there
 PANEL_IN = 3.2
 
 
 def report(place: str) -> tuple[str, list[str]]:
-    """Write table and pictures beside results.json.
+    """Write table and pictures beside results.json; see `evaluation.report`."""
+    return evaluation.report(place, "self-consistency", _told)
 
-    Args:
-        place: of the file or object.
 
-    Returns:
-        The table, and the places of all files.
-
-    Raises:
-        VolumeError: there are no results.
-        WriteError: one may not write there.
-    """
-    location, _, results = place.rpartition("/")
-    folder = open_folder(absolute(location))
-    stored = folder.get(results)
-    if stored is None:
-        raise VolumeError(f"{place}: no results are there; first run volpipe evaluate self-consistency")
-    found = json.loads(stored)
-    text = self_consistency_text(found["table"])
-    made = {
-        "results.txt": f"{text}\n".encode(),
-        "scatter.png": png(scatter_figure(found)),
-        "maps.png": png(maps_figure(found)),
-    }
-    for name, data in made.items():
-        folder.put(name, data)
-    return text, [f"{location}/{name}" for name in (results, *made)]
+def _told(found: Mapping[str, Any]) -> tuple[str, dict[str, bytes]]:
+    pictures = {"scatter.png": png(scatter_figure(found)), "maps.png": png(maps_figure(found))}
+    return self_consistency_text(found["table"]), pictures
 
 
 def by_gap(found: Mapping[str, Any]) -> dict[int, list[dict[str, Any]]]:
