@@ -55,8 +55,9 @@ def test_the_surer_of_both_counts(monkeypatch):
     assert found.transform.shift == pytest.approx((1.0, 2.0), abs=0.1)
 
 
-def test_slabs_are_carried_at_the_coarse_scale_and_over_blank_layers_too(monkeypatch):
-    upper, lower = leaning_pair((0.0, 0.0), gap=2, size=(250, 256))
+@pytest.mark.parametrize(("size", "shown_as"), [((250, 256), (125, 128)), ((192, 200), (192, 200))])
+def test_large_slabs_are_carried_less_finely_and_blank_layers_are_lost_too(monkeypatch, size, shown_as):
+    upper, lower = leaning_pair((0.0, 0.0), gap=2, size=size)
     upper[-1], lower[0] = np.nan, 3.0
     shown = []
 
@@ -65,7 +66,7 @@ def test_slabs_are_carried_at_the_coarse_scale_and_over_blank_layers_too(monkeyp
 
     monkeypatch.setattr(pair, "in_the_middle", spy)
     register_pair(upper, lower, gap_layers=2)
-    assert shown == [((3, 125, 128), (3, 125, 128), 2 + 1 + 2)]
+    assert shown == [((3, *shown_as), (3, *shown_as), 2 + 1 + 2)]
 
 
 def test_a_layer_that_is_left_out_within_a_slab_keeps_its_place(monkeypatch):

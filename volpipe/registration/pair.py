@@ -6,8 +6,8 @@
                                                               the peak, by Adam
         both       freed to an affine map, where asked for  -> the same with stretch
 
-Once as the slabs were cut and, at the coarse scale, once as they are in the gap's middle, if their tissue keeps its
-course (`flow.py`): structures that run at a slant have moved across a gap, and part. The surer of both answers counts.
+Once as the slabs were cut and, less finely, once as they are in the gap's middle, if their tissue keeps its course
+(`flow.py`): structures that run at a slant have moved across a gap, and part. The surer of both answers counts.
 
 Convention: a point p = (y, x) of the lower window, from its centre ((h - 1) / 2, (w - 1) / 2), lies at R p + shift in
 the upper one, with x' = cos(a) x - sin(a) y + tx, y' = sin(a) x + cos(a) y + ty (`geometry.transform`); in voxels, or
@@ -39,6 +39,7 @@ from volpipe.registration.stretch import stretched
 from volpipe.registration.window import Window, facing
 
 COARSE, FINE = 128, 256  # voxels across that the two scales work with
+LEAST_CARRIED = 120  # voxels across, of slabs in the gap's middle: 192 are carried as they are, 256 joined by two
 CANDIDATES = 3
 LIGHTEST = 0.05  # of the heaviest place's mass: a lighter one is not looked at closer
 TOLERANCE = 0.02  # of the width: a shift that is this close is a success
@@ -96,7 +97,7 @@ def register_pair(
     prior, near = Prior(around, max_angle_rad, (max_shift * width,) * 2), _tolerances(size, width)
     _check_overlap(above.size, spacing, prior)
     shown = [(above, below, gap)]
-    scale = _factor(size, FINE if affine else COARSE)  # stretch is told by the fine scale
+    scale = _factor(size, FINE) if affine else max(1, size // LEAST_CARRIED)  # stretch is told by the fine scale
     if carry and (carried := _carried(above.pooled(scale), below.pooled(scale), gap)):
         shown.append((*carried, gap))  # what tissue changes by is not undone
     each = [_Found.of(score_of(score)(*one), min(one[0].size), prior, near) for one in shown]
