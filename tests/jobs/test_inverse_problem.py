@@ -4,6 +4,7 @@ import json
 import math
 import pickle
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from volpipe.errors import BudgetError, ConfigError, GeometryError, ProductError
 from volpipe.geometry import Rigid
 from volpipe.jobs import cut_slabs, inverse_problem_work
 from volpipe.jobs.inverse_problem import InverseProblemJob
-from volpipe.jobs.inverse_problem_work import InverseProblemWork, rows_of, summaries
+from volpipe.jobs.inverse_problem_work import InverseProblemWork, by_score, rows_of, summaries
 from volpipe.plan import Budget
 from volpipe.registration.estimate import PairEstimate
 from volpipe.registration.pair import register_pair
@@ -275,3 +276,12 @@ def test_voxels_that_are_not_finite_are_refused(volume, tissue):
     plan = InverseProblemJob(volume=volume(holes, name="nan.ome.zarr"), **SMALL).plan(Budget(2**34))
     with pytest.raises(VolumeError, match="not finite"):
         plan.works[inverse_problem_work.NAME](0)
+
+
+@pytest.mark.parametrize(("score", "carried"), [("likelihood", True), ("ncc", False), ("mutual-information", False)])
+def test_the_likelihood_alone_is_shown_slabs_that_are_carried(monkeypatch, score, carried):
+    told = []
+    monkeypatch.setattr("volpipe.registration.pair.register_pair", lambda *_, **how: told.append(how))
+    trial = SimpleNamespace(upper=None, lower=None, gap_layers=2)
+    by_score(score, TrialOptions(gap_layers=2))(trial)
+    assert [(how["score"], how["carry"], how["gap_layers"]) for how in told] == [(score, carried, 2)]

@@ -146,7 +146,8 @@ def test_pairs_are_shown_the_layers_that_face_the_gap_and_nodes_the_same_upside_
     numbers = np.arange(12)[:, None, None] + np.tile(np.arange(40) // 4 % 2 * 100, (40, 1))
     shown = []
 
-    def spy(is_node, upper, lower, *, gap_layers, score, **_):
+    def spy(is_node, upper, lower, *, gap_layers, score, carry, **_):
+        assert carry != is_node
         layers = [tuple(np.nanmin(slab, (1, 2)).astype(int).tolist()) for slab in (upper, lower)]
         numbers = (tuple(layer % 20 for layer in slab) for slab in layers)
         shown.append((score, *numbers, layers[0][0] < 20, gap_layers, is_node))

@@ -117,6 +117,8 @@ def test_a_prior_is_what_the_pair_is_told():
 
     reruns(pair, gap_layers=3, max_shift=0.07, max_angle_rad=0.02).displacements(*slabs())
     assert {options["gap_layers"] for options in told} == {3}
+    whole, *nodes = told[: len(told) // len(OFFSETS)]
+    assert (whole["carry"], {options["carry"] for options in nodes}) == (True, {False})  # as register has it
     assert (told[0]["max_shift"], told[0]["max_angle_rad"], told[0]["around"]) == (0.07, 0.02, Rigid())
 
 

@@ -36,6 +36,23 @@ def test_tissue_at_a_slant_is_not_taken_for_a_shift():
     assert found[0] < 0.5
 
 
+def test_what_the_slabs_as_cut_say_is_told_beside_the_answer_of_the_middle():
+    upper, lower = leaning_pair((0.5, -0.4))
+    found = register_pair(upper, lower, gap_layers=4)
+    assert found.as_cut == register_pair(upper, lower, gap_layers=4, carry=False).transform
+    upper, lower = pair_of(TRUTH, gap=1, drift=0.3)
+    assert register_pair(upper, lower, gap_layers=1).as_cut is None
+
+
+def test_blank_layers_at_the_gap_are_lost_as_others_are():
+    upper, lower = leaning_pair((0.5, -0.4), gap=0, layers=6, drift=0.08)
+    blanked = upper.copy(), lower.copy()
+    blanked[0][-2:], blanked[1][0] = np.nan, 3.0
+    found = register_pair(*blanked, gap_layers=0)
+    assert found.as_cut is not None  # else the middle was not what counted
+    assert found == register_pair(upper[:-2], lower[1:], gap_layers=3)
+
+
 def test_where_structures_keep_no_course_the_answer_is_that_of_the_slabs_as_they_were_cut():
     upper, lower = pair_of(TRUTH, gap=1, drift=0.3)
     assert register_pair(upper, lower, gap_layers=1) == register_pair(upper, lower, gap_layers=1, carry=False)

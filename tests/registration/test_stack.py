@@ -230,6 +230,17 @@ def test_across_few_layers_faces_are_aligned_and_what_is_seen_inside_is_taken_of
     assert shown == (seam * 7 if near else [])
 
 
+@pytest.mark.parametrize(("away", "seen"), [(0.02, True), (0.2, False)])
+def test_what_the_slabs_as_cut_say_beside_their_middle_is_the_tissues_slant(away, seen):
+    """A tree's nodes see it; where it is as far as a wrong answer, nothing is known of the slant."""
+    world, as_cut = World(random_poses(2), gap=NEAR), Rigid(0.01, (WIDTH * away, 0.0))
+    as_cut = as_cut @ world.truth[1]
+    world.lies[0, 1] = PairEstimate(world.truth[1], 0.9, True, as_cut=as_cut)
+    edge = stack.Stack.of(world.slabs, world.gap, None).edge(0, 1, world.pair)
+    assert far(edge.upper_from_lower, world.truth[1]) < 1e-9
+    assert far(edge.estimate.transform, as_cut if seen else world.truth[1]) < 1e-9
+
+
 def test_inside_a_slab_only_that_is_looked_at_which_both_windows_show():
     world, withins = World([Rigid(), Rigid(0.03, (5.0, -2.0))]), []
 

@@ -40,7 +40,8 @@ def test_what_is_asked_of_a_pair_reaches_it():
     slabs = [np.random.default_rng(i).random((1, WIDTH, WIDTH)) for i in range(2)]
     wanted = {"max_shift": 0.2, "max_angle_rad": 0.3, "score": "ncc", "voxel_size_um": (3.0, 2.0, 1.0)}
     register_slabs(slabs, gap_layers=5, pair=pair, **wanted)
-    assert given == [{"gap_layers": 5, "carry": True, **wanted}]
+    register_slabs(slabs, gap_layers=5, pair=pair, slant=False, **wanted)
+    assert given == [{"gap_layers": 5, **wanted}, {"gap_layers": 5, "carry": False, **wanted}]
 
 
 SLAB = np.random.default_rng(0).random((4, WIDTH, WIDTH))

@@ -12,7 +12,7 @@ import pytest
 
 from volpipe.errors import GeometryError
 from volpipe.geometry import Box, Node, NodeGrid, Rigid, SlabFrame
-from volpipe.registration.estimate import PairEstimate
+from volpipe.registration.estimate import LIKELY, PairEstimate
 from volpipe.registration.tree import LevelReader, TreeSearch, estimate_batch, estimate_node, register_tree
 
 VOXEL_UM = (2.0, 3.0)
@@ -180,6 +180,12 @@ def test_nodes_that_are_not_trusted_keep_their_parents_motion():
     assert all(not estimate.trusted and estimate.transform == start for estimate in found.values())
     assert all(estimate.missed == 4 - node.level for node, estimate in found.items())
     assert all(estimate.confidence == 0.3 for estimate in found.values())
+
+
+@pytest.mark.parametrize("confidence", [LIKELY - 0.01, LIKELY])
+def test_a_node_is_trusted_where_it_is_likelier_right_than_wrong(confidence):
+    walk = search((64, 64), 1, start=Rigid(), pair=lambda *_, around, **__: PairEstimate(around, confidence, False))
+    assert {estimate.trusted for estimate in register_tree(walk).values()} == {confidence >= LIKELY}
 
 
 @pytest.mark.parametrize(("accepted", "least", "trusted"), [(True, 0.4, False), (False, 0.3, True)])

@@ -102,7 +102,7 @@ def known_scores() -> tuple[str, ...]:
 def by_score(score: str, options: TrialOptions) -> Method:
     """`register_pair` by a score within the prior that trials are drawn from.
 
-    The likelihood is shown the slabs in the gap's middle too, as users have it; the others stand for what is published.
+    The likelihood is shown the slabs in the gap's middle too; the others stand for what is published, and are not.
     """
     from volpipe.registration.pair import register_pair
 

@@ -21,12 +21,14 @@ class PairEstimate:
         accepted: the confidence is high enough to rely on it alone. Where others can contradict it, in a stack or a
             tree, it counts from LIKELY on.
         affine: `upper_from_lower` with the stretch that the rigid transform leaves, where it was asked for.
+        as_cut: what the slabs as they were cut say, slant and all, where the transform is that of the gap's middle.
     """
 
     transform: Rigid
     confidence: float
     accepted: bool
     affine: Affine | None = None
+    as_cut: Rigid | None = None
 
 
 NOTHING = PairEstimate(Rigid(), 0.0, False)  # of windows that nothing can be told of

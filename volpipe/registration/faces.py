@@ -51,7 +51,7 @@ def aligned(
         if climbed is None:
             return None
         motion, correlation = climbed
-    return motion if correlation >= ALIKE and _is_near(motion, around, upper.shape, spacing) else None
+    return motion if correlation >= ALIKE and is_near(motion, around, upper.shape, spacing) else None
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,8 @@ def _rigid(motion: Plane) -> Rigid:
     return Rigid(angle, (y, x))
 
 
-def _is_near(found: Rigid, around: Rigid, shape: tuple[int, ...], spacing: Sequence[float]) -> bool:
+def is_near(found: Rigid, around: Rigid, shape: tuple[int, ...], spacing: Sequence[float]) -> bool:
+    """Whether a motion of a window (y, x) is what another one is but for its error."""
     width = min(n * voxel for n, voxel in zip(shape, spacing, strict=True))
     away = np.subtract(found.shift, around.shift)
     return bool(np.hypot(*away) <= FURTHEST * width and abs(found.angle_rad - around.angle_rad) <= FURTHEST_RAD)

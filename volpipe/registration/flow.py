@@ -23,7 +23,7 @@ WINDOW, BLUR = 6.0, 0.7  # voxels, deviations: over how much a course is taken, 
 STIFFNESS = 0.02  # of the mean squared slope: where there is no structure, the course of the whole slab
 COURSE = 4  # layers a side that tell how tissue moves: it keeps its course over no more
 CARRIED = 2  # layers a side: what is carried over a gap is alike in all layers, and the likelihood wants two
-REACH = 8  # layers that a slab is carried: from a course that is seen over three, what lies further is not told
+REACH = 8  # layers that a face is carried: from a course that is seen over three, what lies further is not told
 ROUNDS = 2  # each on layers that are carried by what is known, so that no motion is too long
 
 Flow = NDArray[np.float64]  # (2, y, x), voxels in y and x per layer

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
 
@@ -75,10 +75,10 @@ def register_pair(
         gap_layers: layers of tissue lost between them.
         max_shift: of the prior, as a fraction of the window's width (its shorter side), in y and in x.
         max_angle_rad: of the prior.
-        score: a name of `scores.SCORES`, or a callable of that kind.
+        score: a name of `scores.SCORES`, or a callable of that kind; of carried slabs it is shown two layers.
         voxel_size_um: (z, y, x) or (y, x); then shifts are in micrometres, and voxels may be longer along one axis.
         around: middle of the prior, in the unit of shifts.
-        carry: also look at both slabs in the gap's middle; else as they were cut alone, which takes half the time.
+        carry: also look at both slabs in the gap's middle; else as they were cut alone, which takes less time.
         affine: also tell how tissue is stretched, by up to 5 % (`stretch.py`); not free where it is not stretched.
 
     Returns:
@@ -99,21 +99,24 @@ def register_pair(
     shown = [(above, below, gap)]
     scale = _factor(size, FINE) if affine else max(1, size // LEAST_CARRIED)  # stretch is told by the fine scale
     if carry and (carried := _carried(above.pooled(scale), below.pooled(scale), gap)):
-        shown.append((*carried, gap))  # what tissue changes by is not undone
+        shown.append(carried)
     each = [_Found.of(score_of(score)(*one), min(one[0].size), prior, near) for one in shown]
     found = max(each, key=lambda one: one.share)
     confidence = found.share**CALIBRATION
     freed = stretched(found.scales, found.motion, prior) if affine else None
-    return PairEstimate(found.motion, confidence, confidence >= ACCEPTED, freed)
+    as_cut = None if found is each[0] else each[0].motion
+    return PairEstimate(found.motion, confidence, confidence >= ACCEPTED, freed, as_cut)
 
 
-def _carried(above: Window, below: Window, gap: int) -> tuple[Window, Window] | None:
-    """Both in the gap's middle, where they tell their course and something is left of them there."""
+def _carried(above: Window, below: Window, gap: int) -> tuple[Window, Window, int] | None:
+    """Both in the gap's middle, where they tell their course and something is left of them there, and the layers lost:
+    what tissue changes by is not undone, and blank layers are lost too."""
     layers = gap + 1 + int(above.depth[0]) + int(below.depth[0])
     middle = in_the_middle(above.slab[::-1], below.slab, layers)
     if middle is None or not all(any(map(has_structure, slab)) for slab in middle):
         return None
-    return facing(*middle, above.spacing)
+    one, other = (replace(window, factor=above.factor) for window in facing(*middle, above.spacing))
+    return one, other, layers - 1
 
 
 @dataclass(frozen=True)

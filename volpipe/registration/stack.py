@@ -30,7 +30,7 @@ from volpipe.errors import GeometryError
 from volpipe.geometry import Rigid
 from volpipe.geometry.raster import plane_size
 from volpipe.registration.estimate import NOTHING, PairEstimate
-from volpipe.registration.faces import aligned
+from volpipe.registration.faces import aligned, is_near
 from volpipe.registration.known import has_structure
 from volpipe.registration.slant import motion_of, rate_of, seen_from
 from volpipe.registration.solve import STILL, Edge, StackSolution, solve_stack
@@ -65,7 +65,8 @@ def register_slabs(
             slides independently of each other.
         max_angle_rad: of any pair.
         score: of `register_pair`.
-        slant: what the tissue moves with depth by itself is taken off, where that shows.
+        slant: what the tissue moves with depth by itself is taken off, where that shows; else pairs are told not to
+            carry slabs.
         voxel_size_um: (z, y, x) or (y, x); then shifts are in micrometres.
         anchors: poses by hand, which are held: index -> pose in slab 0's frame.
         skips: further pairs (i, i + skip) besides the neighbours.
@@ -112,7 +113,7 @@ def register_stack(
     pairs = list(stack.pairs(_checked_skips(skips)))
     one_pair = partial(
         pair or _register_pair(), max_shift=max_shift, max_angle_rad=max_angle_rad, voxel_size_um=voxel_size_um,
-        score=score, carry=slant,
+        score=score, **({} if slant else {"carry": False}),
     )  # fmt: skip
     edges = [stack.edge(*indices, one_pair, slant=slant) for indices in pairs]
     return solve_stack(edges, count=len(stack.layers), radius=stack.radius, anchors=held)
@@ -188,8 +189,16 @@ class Stack:
         one, other, layers = _bare(self.slabs[upper], self.slabs[lower], self.lost(upper, lower) + 1)
         if not (len(one) and len(other)):
             return Edge(upper, lower, layers, NOTHING)
-        edge = Edge(upper, lower, layers, pair(one, other, gap_layers=layers - 1))
+        edge = self._seen(Edge(upper, lower, layers, pair(one, other, gap_layers=layers - 1)), one.shape[1:])
         return self._near(edge, one, other) if slant else edge
+
+    def _seen(self, edge: Edge, shape: tuple[int, ...]) -> Edge:
+        """As the slabs were cut, which is what a tree's nodes see, and the slant apart; where they tell nothing as they
+        were cut, the slant is not known."""
+        straight, seen = edge.estimate.transform, edge.estimate.as_cut
+        if seen is None or not is_near(seen, straight, shape, self.spacing):
+            return edge
+        return replace(edge, estimate=replace(edge.estimate, transform=seen), slant=seen @ straight.inverse)
 
     def _near(self, edge: Edge, upper: Slab, lower: Slab) -> Edge:
         """By the faces, and layers as far apart inside the slabs, of what both windows show; as it was, if these do not
