@@ -9,6 +9,7 @@ from made_tissue import Waves, pair_of
 from volpipe import register_pair
 from volpipe.geometry import Rigid
 from volpipe.registration import pair
+from volpipe.registration.scores import SCORES
 
 TRUTH = Rigid(0.06, (5.3, -3.8))
 
@@ -84,6 +85,19 @@ def test_large_slabs_are_carried_less_finely_and_blank_layers_are_lost_too(monke
     monkeypatch.setattr(pair, "in_the_middle", spy)
     register_pair(upper, lower, gap_layers=2)
     assert shown == [((3, *shown_as), (3, *shown_as), 2 + 1 + 2)]
+
+
+def test_what_is_carried_less_finely_fades_over_as_many_voxels():
+    """Two of the slab's voxels are one there, so that half as many fade at each side."""
+    upper, lower = leaning_pair((0.5, -0.4), size=(256, 256))
+    shown = []
+
+    def spy(one, other, gap):
+        shown.append((one.size, one.factor, other.factor, gap))
+        return SCORES["ncc"](one, other, gap)
+
+    register_pair(upper, lower, gap_layers=4, score=spy)
+    assert shown == [((256, 256), 1, 1, 4), ((128, 128), 2, 2, 4)]
 
 
 def test_a_layer_that_is_left_out_within_a_slab_keeps_its_place(monkeypatch):

@@ -81,13 +81,21 @@ def lay_out(slabs: str, output: str) -> tuple[LaidOut, ...]:
         ProductError: the output exists.
     """
     folder, _, name = absolute(output).rpartition("/")
-    if open_folder(folder).get(name) is not None if is_remote(output) else os.path.lexists(local_path(output)):
+    if _exists(output):
         raise ProductError(f"{output}: exists already; give another name, or delete it")
     setup = Setup(RegisterJob(slabs=slabs, output=output, window=WINDOW, score="ncc"))
     found = tuple(_laid_out(setup))
     content = _as_found(setup.slabs, setup.runs, found).model_dump(mode="json", exclude_defaults=True)
     open_folder(folder).put_new(name, yaml.safe_dump(content, sort_keys=False).encode())
     return found
+
+
+def _exists(place: str) -> bool:
+    """A file, a folder or an object."""
+    if not is_remote(place):
+        return os.path.lexists(local_path(place))
+    folder, _, name = place.rpartition("/")
+    return open_folder(folder).get(name) is not None
 
 
 def _laid_out(setup: Setup) -> Iterator[LaidOut]:

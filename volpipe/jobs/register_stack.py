@@ -31,7 +31,7 @@ from volpipe.volume.folder import Folder
 
 PAIR, SOLVE = "pair", "solve"
 FOUND = "stack.json"
-HONEST = 0.5  # weight of a pair that may start a tree: of a confidence of 0.9 and more, contradicted by none
+HONEST = 0.5  # weight of a pair that may start a tree: likelier right than wrong, and contradicted by none
 
 Pair = tuple[int, int]
 

@@ -75,7 +75,7 @@ def quantiles_figure(rows: Sequence[Row], width: float, *, title: str = "") -> F
             panel.set_xlabel(f"error in {what}", fontsize=9)
     for panel in panels[:, 0]:
         panel.set_ylabel("share of trials that err by less", fontsize=9)
-    panels[0, 0].legend(fontsize=8, frameon=False, loc="upper left")
+    panels[0, 0].legend(fontsize=8, frameon=False, loc="best")
     figure.suptitle(f"{title}\ndotted: what a success needs", fontsize=10)
     return figure
 

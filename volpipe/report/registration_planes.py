@@ -32,7 +32,7 @@ Pull = Callable[[Points], Points]
 MOST_PIXELS = 2**18  # of a slab's plane: 512 across
 MOST_ROWS = 1024  # layers of a cut
 TOGETHER = 64  # layers of a piece that are read at once: a tenth of a slab's width, as eight whole layers are
-PIECE = 32  # pixels of a cut that are read at once: turned by 0.1 rad they lie in 4 rows of a slab
+PIECE = 32  # pixels of a cut that are read at once: turned by 0.1 rad they lie in 4 rows of a slab, at most in 32
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ results.json --report--> results.txt   two lines for every gap
 from __future__ import annotations
 
 import itertools
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ from volpipe.report.self_consistency_text import interval, marked, self_consiste
 
 LEAST = 1e-2  # voxels: what is smaller is drawn there
 PANEL_IN = 3.2
+LETTERS = 12  # to an inch, of a title
 
 
 def report(place: str) -> tuple[str, list[str]]:
@@ -71,8 +73,14 @@ def scatter_figure(found: Mapping[str, Any]) -> Figure:
     for panel in panels:
         _set_axes(panel, 1.5 * max(most, 2 * LEAST))
     said = "a point is a cell, of one gap a colour is a pair of slabs; on the line the spread is as large as the error"
-    figure.suptitle(f"{found['settings']['volume']}\n{said}", fontsize=10)
+    _titled(figure, found, said)
     return figure
+
+
+def _titled(figure: Figure, found: Mapping[str, Any], said: str) -> None:
+    """Within the figure's width, which goes with the number of gaps."""
+    lines = textwrap.fill(said, int(LETTERS * figure.get_figwidth()))
+    figure.suptitle(f"{found['settings']['volume']}\n{lines}", fontsize=10)
 
 
 def _dots(panel: Axes, trials: Sequence[Mapping[str, NDArray[Any]]], **look: Any) -> None:
@@ -112,8 +120,8 @@ def maps_figure(found: Mapping[str, Any]) -> Figure:
         panels[0, column].set_title(f"{_said(gap)}, pair {middle}", fontsize=10)
     for panel, name in zip(panels[:, 0], ("spread over the runs", "error of the unshifted run"), strict=True):
         panel.set_ylabel(name, fontsize=9)
-    figure.suptitle(f"{found['settings']['volume']}\nof each gap the pair of slabs whose mean error is the median; "
-                    "a square is a cell; both maps of a gap have one scale", fontsize=10)  # fmt: skip
+    shown = "of each gap the pair of slabs whose mean error is the median"
+    _titled(figure, found, f"{shown}; a square is a cell; both maps of a gap have one scale")
     return figure
 
 
