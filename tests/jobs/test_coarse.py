@@ -17,6 +17,7 @@ from volpipe.jobs.coarse import lay_out
 from volpipe.jobs.register_setup import SlabStack
 from volpipe.jobs.slabs import load_slabs
 from volpipe.jobs.transforms import Slab, Transforms, load_transforms
+from volpipe.registration.coarse import CoarseEstimate
 from volpipe.volume import open_source
 
 SIZE, SIZE_UM, LAYERS, GAP = (112, 96), (1.0, 0.4, 0.5), 4, 1
@@ -237,3 +238,18 @@ def test_a_level_that_joins_layers_is_refused_where_these_do_not_come_out_even(s
     assert load_transforms(tmp_path / "t.json").slabs[0].flipped
     with pytest.raises(VolumeError, match="upside down, and its 7 layers are no multiple of the 2"):
         run(WarpJob(transforms=str(tmp_path / "t.json"), output=str(tmp_path / "o"), level=1), SERIAL, progress=None)
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_what_is_found_between_canvases_is_told_between_slabs(store_slab, tmp_path, monkeypatch, flipped):
+    """A slab narrower by an odd number of voxels has its centre beside its canvas'; upside down, on the other side."""
+    whole = right_way_up(0, Rigid())
+    entries = [store_slab(tmp_path / "a.ome.zarr", whole), store_slab(tmp_path / "b.ome.zarr", whole[:, 3:, :91])]
+    path = tmp_path / "slabs.yaml"
+    path.write_text(yaml.safe_dump({"slabs": entries, "gap_layers": GAP}))
+    turn = Rigid(0.3, (1.0, -2.0))
+    monkeypatch.setattr("volpipe.jobs.coarse.coarse_alignment", lambda *_, **__: CoarseEstimate(turn, flipped, 1.0))
+    found = lay_out(str(path), str(tmp_path / "laid.yaml"))[1]
+    assert found.flipped == flipped
+    centre = SIZE_UM[1] * -0.5, SIZE_UM[2] * -0.5 * (-1 if flipped else 1)  # of the canvas, from that of slab 1
+    np.testing.assert_allclose(found.start(centre), turn((0.0, 0.0)), atol=1e-9)

@@ -37,6 +37,22 @@ def test_what_is_not_stored_is_the_mean_of_what_is(volume, noise, level):
         np.testing.assert_allclose(found, whole[3:5, *box.slices], rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("width", [45, 46, 48])
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_turned_over_it_is_the_mean_of_what_is_turned_over(volume, noise, width, level):
+    """At stored levels too: where one hangs over the slab's end, its voxels lie across those of the other way up."""
+    voxels = noise((6, 53, width))
+    location = volume(voxels, voxel_size_um=SIZE_UM)
+    run(PyramidJob(volume=location, factors="1,2,2;1,2,2"), SERIAL, progress=None)
+    reader = reader_of(location, first=1, count=3)
+    assert len(reader.sources) == 3
+    whole = downsample(voxels[None, ::-1, :, ::-1], (1, 2**level, 2**level), "mean")[0]
+    found = reader.turned_over.read(level, Box.from_shape(whole.shape[1:]), range(3))
+    np.testing.assert_allclose(found, whole[2:5], rtol=1e-5, atol=1e-5)
+    again = reader.turned_over.turned_over.read(0, Box.from_shape((53, width)), range(3))
+    np.testing.assert_allclose(again, voxels[1:4])
+
+
 @dataclass(frozen=True)
 class Asked:
     """A level of chunks of 16 rows that keeps the rows it was asked for."""
