@@ -231,6 +231,8 @@ GOOD = np.random.default_rng(1).normal(size=(3, 40, 40))
         (GOOD, GOOD, {"gap_layers": True}, "gap_layers is True"),
         (GOOD, GOOD, {"gap_layers": None}, "gap_layers is None"),
         (GOOD, GOOD, {"gap_layers": math.nan}, "gap_layers is nan"),
+        (GOOD, GOOD, {"carry": 1}, "carry is 1; give True or False"),
+        (GOOD, GOOD, {"affine": "no"}, "affine is 'no'; give True or False"),
         (GOOD, GOOD, {"max_shift": -0.1}, "max_shift is -0.1"),
         (GOOD, GOOD, {"max_shift": 0.7}, "0 to 0.5"),
         (GOOD, GOOD, {"max_shift": math.nan}, "max_shift is nan"),

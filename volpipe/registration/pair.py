@@ -92,6 +92,7 @@ def register_pair(
     """
     spacing = plane_size(voxel_size_um, "register_pair")
     gap = _checked(gap_layers, max_shift, max_angle_rad)
+    _check_choices(carry=carry, affine=affine)
     above, below = facing(upper, lower, spacing)
     size, width = min(above.size), _width(above.size, spacing)
     prior, near = Prior(around, max_angle_rad, (max_shift * width,) * 2), _tolerances(size, width)
@@ -189,6 +190,12 @@ def _checked(gap_layers: Any, max_shift: float, max_angle_rad: float) -> int:
     if not 0 <= max_angle_rad <= math.pi:
         raise GeometryError(f"register_pair: max_angle_rad is {max_angle_rad}; give 0 to pi")
     return int(gap_layers)
+
+
+def _check_choices(**choices: Any) -> None:
+    for name, choice in choices.items():
+        if not isinstance(choice, bool):
+            raise GeometryError(f"register_pair: {name} is {choice!r}; give True or False")
 
 
 def _check_overlap(size: tuple[int, int], spacing: tuple[float, float], prior: Prior) -> None:
