@@ -249,6 +249,11 @@ def test_what_cannot_be_registered_is_refused_in_one_line(upper, lower, more, sa
     assert "\n" not in str(refusal.value)
 
 
+def test_a_choice_may_be_numpys():
+    off = register_pair(GOOD, GOOD, gap_layers=0, carry=np.bool_(False), affine=np.bool_(False))
+    assert off == register_pair(GOOD, GOOD, gap_layers=0, carry=False, affine=False)
+
+
 def test_a_name_that_is_no_score_is_refused_with_those_that_are():
     with pytest.raises(ConfigError, match="likelihood, ncc, mutual-information"):
         register_pair(GOOD, GOOD, gap_layers=0, score="sift")

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from volpipe.errors import GeometryError
@@ -87,7 +88,7 @@ def register_pair(
         all of it is, whatever the windows hold.
 
     Raises:
-        GeometryError: windows or a prior that cannot be registered.
+        GeometryError: windows or a prior that cannot be registered, or a choice that is neither True nor False.
         ConfigError: no such score.
     """
     spacing = plane_size(voxel_size_um, "register_pair")
@@ -194,7 +195,7 @@ def _checked(gap_layers: Any, max_shift: float, max_angle_rad: float) -> int:
 
 def _check_choices(**choices: Any) -> None:
     for name, choice in choices.items():
-        if not isinstance(choice, bool):
+        if not isinstance(choice, (bool, np.bool_)):
             raise GeometryError(f"register_pair: {name} is {choice!r}; give True or False")
 
 
