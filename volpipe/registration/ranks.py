@@ -18,7 +18,12 @@ from volpipe.registration.window import Window
 
 def normal_scores(window: Window) -> Tensor:
     """(k, h, w) float32: mean about 0, deviation about 1; 0 where nothing is known."""
-    return torch.stack([_of_layer(*pair) for pair in zip(window.layers, window.known, strict=True)])
+    return ranked(window.layers, window.known)
+
+
+def ranked(layers: Tensor, known: Tensor) -> Tensor:
+    """`normal_scores` of any images, (k, h, w), where they are known, (k, h, w) of 1 and 0."""
+    return torch.stack([_of_layer(*pair) for pair in zip(layers, known, strict=True)])
 
 
 def _of_layer(layer: Tensor, known: Tensor) -> Tensor:
