@@ -7,7 +7,9 @@ from made_tissue import pair_of
 
 from volpipe import register_pair
 from volpipe.geometry import Rigid
+from volpipe.registration import pair
 from volpipe.registration.comparison import Surface, centred, correlated
+from volpipe.registration.search import landscape
 
 
 class Overlaid:
@@ -52,11 +54,13 @@ class Dots(Overlaid):
         self.spacing = (spacing, spacing)
 
 
-def told(coarse, fine):
+def told(coarse, fine, **options):
     """What is found of windows of 256 of which the two scales see this; the coarse one has voxels twice as wide."""
     scales = {2: Dots(128, coarse, 2.0), 1: Dots(256, fine, 1.0)}
     windows = np.random.default_rng(0).normal(size=(2, 2, 256, 256))
-    return register_pair(*windows, gap_layers=0, score=lambda *_: scales.get, max_angle_rad=0).transform.shift
+    return register_pair(
+        *windows, gap_layers=0, score=lambda *_: scales.get, max_angle_rad=0, **options
+    ).transform.shift
 
 
 def test_of_places_that_the_coarse_scale_cannot_tell_apart_the_fine_one_decides():
@@ -83,3 +87,42 @@ def test_the_scales_are_about_128_and_256_voxels_across(size, asked):
     windows = np.random.default_rng(0).normal(size=(2, 1, size, size))
     register_pair(*windows, gap_layers=0, score=lambda *_: spying, max_angle_rad=0, max_shift=0.02)
     assert factors == asked
+
+
+def test_from_closer_a_peak_says_less(monkeypatch):
+    tempers = []
+    monkeypatch.setattr(pair, "landscape", lambda *given: tempers.append(given[-1]) or landscape(*given))
+    told({(5, 5): 1.0}, {(5, 5): 1.0}, carry=False)
+    assert tempers == [4.0, 8.0]
+
+
+def test_along_long_voxels_a_place_is_as_sharp_as_along_short_ones():
+    """What lies within a voxel of the coarse scale is looked at by the fine one, however long voxels are."""
+    factors = set()
+
+    def spying(factor):
+        factors.add(factor)
+        scale = Dots(256 // factor, {(0, 0): 1.0}, float(factor))
+        scale.spacing = (float(factor), 3.0 * factor)
+        return scale
+
+    windows = np.random.default_rng(0).normal(size=(2, 2, 256, 256))
+    options = {"max_angle_rad": 0, "voxel_size_um": (1.0, 3.0), "carry": False}
+    register_pair(*windows, gap_layers=0, score=lambda *_: spying, **options)
+    assert factors == {2, 1}
+
+
+@pytest.mark.parametrize(("wide", "height", "asked"), [(0, 1.0, {2, 1}), (6, 0.04, {2})])
+def test_where_a_place_is_wide_the_fine_scale_is_not_asked(wide, height, asked):
+    """A place as wide as this many voxels of the coarse scale to both sides; the fine one would say another."""
+    around = {(row, column): height for row in range(-wide, wide + 1) for column in range(-wide, wide + 1)}
+    scales, factors = {2: Dots(128, around, 2.0), 1: Dots(256, {(9, 9): 1.0}, 1.0)}, set()
+
+    def spying(factor):
+        factors.add(factor)
+        return scales[factor]
+
+    windows = np.random.default_rng(0).normal(size=(2, 2, 256, 256))
+    found = register_pair(*windows, gap_layers=0, score=lambda *_: spying, max_angle_rad=0, carry=False).transform.shift
+    assert factors == asked
+    assert found == pytest.approx((9.0, 9.0) if 1 in asked else (0.0, 0.0), abs=0.5)

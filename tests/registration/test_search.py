@@ -8,8 +8,9 @@ import torch
 
 from volpipe.geometry import Rigid
 from volpipe.registration.comparison import Surface
-from volpipe.registration.search import TEMPER, Landscape, Prior, landscape, modes
+from volpipe.registration.search import Landscape, Prior, landscape, modes
 
+TEMPER = 4.0
 ROWS, COLUMNS = torch.arange(-10.0, 11.0), torch.arange(-12.0, 13.0)
 ANGLES = torch.arange(-4, 5, dtype=torch.float64) * 0.01
 
@@ -34,7 +35,7 @@ def of_posterior(share):
     height = torch.as_tensor(share).clamp_min(1e-30).log()
     top = 8.0
     scaled = (height - height.max()) * TEMPER / top + top  # log p = peak height / TEMPER + constant
-    return Landscape(ANGLES, ROWS, COLUMNS, scaled)
+    return Landscape(ANGLES, ROWS, COLUMNS, scaled, TEMPER)
 
 
 def bump(angle, row, column, spread=(0.008, 1.0)):
@@ -46,7 +47,7 @@ def bump(angle, row, column, spread=(0.008, 1.0)):
 
 @pytest.mark.parametrize(("level", "scatter"), [(0.0, 1.0), (-40.0, 1e-3), (0.0, 1e-9), (1e6, 300.0)])
 def test_noise_has_scatter_1_about_0(level, scatter):
-    found = landscape(Noise(level, scatter), Prior(Rigid(), 0.1, (10.0, 20.0)))
+    found = landscape(Noise(level, scatter), Prior(Rigid(), 0.1, (10.0, 20.0)), TEMPER)
     assert float(found.height.std()) == pytest.approx(1, abs=0.05)
     assert float(found.height.median()) == pytest.approx(0, abs=0.05)
 
@@ -61,13 +62,13 @@ def test_a_peak_does_not_move_the_scatter():
         return found
 
     comparison.surface = peaked
-    found = landscape(comparison, Prior(Rigid(), 0.1, (10.0, 20.0)))
+    found = landscape(comparison, Prior(Rigid(), 0.1, (10.0, 20.0)), TEMPER)
     assert found.peak == pytest.approx(1000, rel=0.05)
 
 
 def test_a_landscape_covers_the_prior_and_no_more_than_a_little_beyond():
     prior = Prior(Rigid(0.3, (100.0, -50.0)), 0.1, (7.0, 9.0))
-    found = landscape(Noise(), prior)
+    found = landscape(Noise(), prior, TEMPER)
     for axis, (low, high), step in zip(
         (found.angles, found.rows, found.columns), prior.bounds, (1 / 60, 1.0, 2.0), strict=True
     ):
@@ -79,14 +80,14 @@ def test_a_landscape_covers_the_prior_and_no_more_than_a_little_beyond():
 
 
 def test_where_the_windows_do_not_overlap_all_is_alike():
-    found = landscape(Noise(overlap=0.1), Prior(Rigid(), 0.1, (10.0, 20.0)))
+    found = landscape(Noise(overlap=0.1), Prior(Rigid(), 0.1, (10.0, 20.0)), TEMPER)
     share = found.posterior()
     assert float(share.sum()) == pytest.approx(1)
     assert float(share.max()) == pytest.approx(float(share.min()))
 
 
 def test_a_score_that_says_nothing_gives_the_middle_of_the_prior():
-    found = landscape(Noise(scatter=0.0), Prior(Rigid(0.02, (3.0, 4.0)), 0.05, (10.0, 20.0)))
+    found = landscape(Noise(scatter=0.0), Prior(Rigid(0.02, (3.0, 4.0)), 0.05, (10.0, 20.0)), TEMPER)
     for reach in ((1.0, 100.0), (0.01, 1.0)):
         (place,) = modes(found, 1, *reach)
         assert place.motion.angle_rad == pytest.approx(0.02, abs=1e-6)
@@ -99,7 +100,7 @@ def test_where_all_that_is_searched_is_no_better_than_noise_all_of_it_is_as_like
     height = torch.full((len(ANGLES), len(ROWS), len(COLUMNS)), level)
     height[:, :, :5] = -math.inf
     height[2, 3, 7] -= 1.0
-    share = Landscape(ANGLES, ROWS, COLUMNS, height).posterior()
+    share = Landscape(ANGLES, ROWS, COLUMNS, height, TEMPER).posterior()
     assert not share[:, :, :5].any()
     seen = share[:, :, 5:]
     assert float(seen.sum()) == pytest.approx(1)
@@ -144,7 +145,7 @@ def test_a_cell_counts_by_how_much_of_it_is_near():
 def test_a_single_angle_is_all_there_is():
     share = bump(0.0, 2.0, 1.0)[4:5]
     found = of_posterior(share / share.sum())
-    alone = Landscape(torch.tensor([0.3]), ROWS, COLUMNS, found.height)
+    alone = Landscape(torch.tensor([0.3]), ROWS, COLUMNS, found.height, TEMPER)
     places = modes(alone, 3, 0.01, 4.0)
     assert places[0].mass == pytest.approx(1, abs=0.01)
     assert places[0].motion.angle_rad == pytest.approx(0.3)
@@ -162,3 +163,10 @@ def test_what_lies_near_a_motion_of_a_prior_lies_in_both():
     part = PRIOR.near(Rigid(0.14, (5.0, -7.5)), 0.03, 1.0)
     assert np.array(part.bounds) == pytest.approx(np.array([(0.11, 0.15), (4.0, 6.0), (-8.0, -6.5)]))
     assert PRIOR.times(2).bounds[1] == (1.0, 9.0)
+
+
+def test_with_twice_the_temper_a_peak_says_half_as_much():
+    height = torch.rand(len(ANGLES), len(ROWS), len(COLUMNS), generator=torch.Generator().manual_seed(0)) * 6
+    one, two = (Landscape(ANGLES, ROWS, COLUMNS, height, temper) for temper in (3.0, 6.0))
+    torch.testing.assert_close(two.log_likely(5.0), one.log_likely(5.0) / 2)
+    assert landscape(Noise(), Prior(Rigid(), 0.02, (3.0, 3.0)), 7.0).temper == 7.0

@@ -2,12 +2,13 @@
 
     upper, lower --facing--> Window --score--> Comparison at a coarse and a fine scale
         coarse   every angle and shift of the prior        -> up to CANDIDATES places
-        fine     around each                               -> mean of the best, or where it is sharper than a voxel,
-                                                              the peak, by Adam
+        closer   around each; the fine scale, if the       -> mean of the best, or where it is sharper than a voxel,
+                 coarse one is too coarse for the best        the peak, by Adam
         both       freed to an affine map, where asked for  -> the same with stretch
 
 Once as the slabs were cut and, less finely, once as they are in the gap's middle, if their tissue keeps its course
-(`flow.py`): structures that run at a slant have moved across a gap, and part. The surer of both answers counts.
+(`flow.py`): structures that run at a slant have moved across a gap, and part. The surer of both answers counts;
+where the other look contradicts it, or is vague, it is believed less.
 
 Convention: a point p = (y, x) of the lower window, from its centre ((h - 1) / 2, (w - 1) / 2), lies at R p + shift in
 the upper one, with x' = cos(a) x - sin(a) y + tx, y' = sin(a) x + cos(a) y + ty (`geometry.transform`); in voxels, or
@@ -20,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from numbers import Integral
 from typing import Any
 
@@ -42,15 +44,22 @@ from volpipe.registration.window import Window, facing
 COARSE, FINE = 128, 256  # voxels across that the two scales work with
 LEAST_CARRIED = 120  # voxels across, of slabs in the gap's middle: 192 are carried as they are, 256 joined by two
 CANDIDATES = 3
+# By how much less a peak says than its height (`search.py`), of all places and, from closer, of one. (Success at 2 lost
+# layers of light-sheet tissue, windows of 256: 0.86 with 4 from closer, 0.89 with 8, 0.90 with 12; n = 400.)
+TEMPER, CLOSER_TEMPER = 4.0, 8.0
 LIGHTEST = 0.05  # of the heaviest place's mass: a lighter one is not looked at closer
 TOLERANCE = 0.02  # of the width: a shift that is this close is a success
 TOLERANCE_RAD = 0.01
-WIDER = (3.0, 1.6)  # times the tolerances of angle and shift: how far around a place the fine scale looks
-BEYOND = 1.3  # times the prior: an edge that the fine scale cannot see beyond draws the mean inwards
-LATEST = 0.9  # voxels: a posterior that is narrower is narrower than the grid
-# Of the posterior's share: what it calls 0.4 and 0.03 is right in 9 and 3 of 10 (light-sheet, windows of 256, n = 480).
-# Of a whole brain in windows of 96 it claims too much, the more so of slabs that are carried.
-CALIBRATION = 0.35
+WIDER = (3.0, 1.6)  # times the tolerances of angle and shift: how far around a place is looked at closer
+BEYOND = 1.3  # times the prior: an edge that cannot be seen beyond draws the mean inwards
+LATEST = 1.2  # voxels: a posterior that is narrower is narrower than the grid
+# Voxels of the coarse scale: a place that is wider is not told better by the fine one (light-sheet tissue, windows of
+# 256: 0.5 at 1 lost layer, 1.0 at 2, 2.8 at 4; success of both scales at 2 and 4: 0.90 and 0.90, 0.49 and 0.50).
+BLURRED = 0.7
+# Of the share that both looks give an answer. What is called 0.86, 0.68, 0.38 is right in 1.00, 0.88, 0.47 at 1, 2 and
+# 4 lost layers (light-sheet tissue, windows of 256), 0.98 and 0.75 in 1.00 and 0.75 at 2 and 8 (neuropil, 192), 0.90,
+# 0.85, 0.78 in 0.96, 0.76, 0.62 at 0, 1, 2 (a whole brain, 96: too much of the hard ones); 60 to 200 trials each.
+CALIBRATION = 0.3
 ACCEPTED = 0.9  # confidence
 MIDDLE = Rigid()
 
@@ -99,12 +108,13 @@ def register_pair(
     prior, near = Prior(around, max_angle_rad, (max_shift * width,) * 2), _tolerances(size, width)
     _check_overlap(above.size, spacing, prior)
     shown = [(above, below, gap)]
-    scale = _factor(size, FINE) if affine else max(1, size // LEAST_CARRIED)  # stretch is told by the fine scale
+    scale = _factors(size)[-1] if affine else max(1, size // LEAST_CARRIED)  # stretch is told by the fine scale
     if carry and (carried := _carried(above.pooled(scale), below.pooled(scale), gap)):
         shown.append(carried)
-    each = [_Found.of(score_of(score)(*one), min(one[0].size), prior, near) for one in shown]
-    found = max(each, key=lambda one: one.share)
-    confidence = found.share**CALIBRATION
+    each = [_Found.of(cache(score_of(score)(*one)), min(one[0].size), prior, near) for one in shown]
+    sure = [look.within(look.mean, near) for look in each]
+    found = each[sure.index(max(sure))]
+    confidence = _agreed([look.within(found.motion, near) for look in each], sure) ** CALIBRATION
     freed = stretched(found.scales, found.motion, prior) if affine else None
     as_cut = None if found is each[0] else each[0].motion
     return PairEstimate(found.motion, confidence, confidence >= ACCEPTED, freed, as_cut)
@@ -123,17 +133,49 @@ def _carried(above: Window, below: Window, gap: int) -> tuple[Window, Window, in
 
 @dataclass(frozen=True)
 class _Found:
-    """Attributes: `share` of what is likely that lies within the tolerances; `scales`, coarse ones first."""
+    """What one look at the windows finds.
+
+    Attributes:
+        motion: its answer.
+        mean: of the best place: as far as the answer is uncertain, most of what is likely lies around it.
+        places: each from closer, and its share of all that is likely.
+        prepared, size: what was looked at, and its voxels across.
+    """
 
     motion: Rigid
-    share: float
-    scales: list[Comparison]
+    mean: Rigid
+    places: list[tuple[Landscape, float]]
+    prepared: Prepared
+    size: int
 
     @classmethod
     def of(cls, prepared: Prepared, size: int, prior: Prior, near: tuple[float, float]) -> _Found:
-        scales = [prepared(factor) for factor in sorted({_factor(size, COARSE), _factor(size, FINE)}, reverse=True)]
-        places = _places(landscape(scales[0], prior), near)
-        return cls(*_best(scales[-1], places, prior, near), scales)
+        factors = _factors(size)
+        coarse = prepared(factors[0])
+        wide = _places(landscape(coarse, prior, TEMPER), near)
+        closer = prepared(factors[-1]) if _spread(wide[0], coarse) < BLURRED * max(coarse.spacing) else coarse
+        places = _looked_at(closer, wide, prior, near)
+        best = max(places, key=lambda place: place[1])
+        mode = modes(best[0], 1, 2 * near[0], 2 * near[1])[0]
+        return cls(_sharpened(closer, mode, prior), mode.motion, places, prepared, size)
+
+    @property
+    def scales(self) -> list[Comparison]:
+        """Coarse ones first."""
+        return [self.prepared(factor) for factor in _factors(self.size)]
+
+    def within(self, motion: Rigid, near: tuple[float, float]) -> float:
+        """Of all that is likely, what lies within the tolerances of any motion (of places that overlap, a little
+        twice)."""
+        here = [(float((seen.posterior() * seen.near(motion, *near)).sum()), share) for seen, share in self.places]
+        return sum(inside * share for inside, share in here)
+
+
+def _agreed(shares: Sequence[float], sure: Sequence[float]) -> float:
+    """The mean of what the looks give an answer, each as far as it is sure of its own."""
+    total = sum(sure)
+    agreed = sum(share * weight for share, weight in zip(shares, sure, strict=True))
+    return min(1.0, agreed / total) if total else 0.0
 
 
 def _tolerances(size: int, width: float) -> tuple[float, float]:
@@ -146,17 +188,15 @@ def _places(wide: Landscape, near: tuple[float, float]) -> list[Mode]:
     return [place for place in places if place.mass >= LIGHTEST * places[0].mass]
 
 
-def _best(fine: Comparison, places: Sequence[Mode], prior: Prior, near: tuple[float, float]) -> tuple[Rigid, float]:
-    """The motion that the fine scale finds, and the share of all that is likely that lies within the tolerances."""
+def _looked_at(
+    closer: Comparison, places: Sequence[Mode], prior: Prior, near: tuple[float, float]
+) -> list[tuple[Landscape, float]]:
+    """Each place from closer, and its share of all that is likely."""
     wide = prior.times(BEYOND)
     around = [wide.near(wide.clamped(place.motion), WIDER[0] * near[0], WIDER[1] * near[1]) for place in places]
-    found = [landscape(fine, part) for part in around]
-    likely = _likely(found)
-    best = max(range(len(found)), key=lambda i: likely[i])
-    mode = modes(found[best], 1, 2 * near[0], 2 * near[1])[0]
-    inside = float((found[best].posterior() * found[best].near(mode.motion, *near)).sum())
-    looked_at = sum(place.mass for place in places)
-    return _sharpened(fine, mode, prior), min(1.0, likely[best] * inside * looked_at)
+    found = [landscape(closer, part, CLOSER_TEMPER) for part in around]
+    mass = min(1.0, sum(place.mass for place in places))
+    return [(one, share * mass) for one, share in zip(found, _likely(found), strict=True)]
 
 
 def _likely(found: Sequence[Landscape]) -> list[float]:
@@ -167,16 +207,21 @@ def _likely(found: Sequence[Landscape]) -> list[float]:
     return [share / sum(shares) for share in shares]
 
 
-def _sharpened(fine: Comparison, mode: Mode, prior: Prior) -> Rigid:
+def _sharpened(closer: Comparison, mode: Mode, prior: Prior) -> Rigid:
     """The mean, unless it lies within a voxel: then the grid is too coarse for it, and the score itself is climbed."""
     motion = prior.clamped(mode.motion)
-    half = min(n * voxel for n, voxel in zip(fine.moving.shape[-2:], fine.spacing, strict=True)) / 2
-    spread = max(mode.spread[1], mode.spread[0] * half)
-    return refined(fine, motion, prior) if spread < LATEST * min(fine.spacing) else motion
+    return refined(closer, motion, prior) if _spread(mode, closer) < LATEST * min(closer.spacing) else motion
 
 
-def _factor(size: int, voxels: int) -> int:
-    return max(1, round(size / voxels))
+def _spread(mode: Mode, scale: Comparison) -> float:
+    """How wide a place is, in the unit of shifts: the spread of its shift, or of a point at half the width."""
+    half = min(n * voxel for n, voxel in zip(scale.moving.shape[-2:], scale.spacing, strict=True)) / 2
+    return max(mode.spread[1], mode.spread[0] * half)
+
+
+def _factors(size: int) -> list[int]:
+    """Of the scales, coarse ones first."""
+    return sorted({max(1, round(size / voxels)) for voxels in (COARSE, FINE)}, reverse=True)
 
 
 def _width(size: tuple[int, int], spacing: tuple[float, float]) -> float:

@@ -5,9 +5,9 @@
 A landscape is read as a posterior. Its scatter `sigma` is what is seen over all shifts, nearly all of which are wrong
 ones; in units of it the peak has the height Z, and Gaussian noise says of a height z elsewhere
 
-    log p = Z z / TEMPER + constant
+    log p = Z z / temper + constant
 
-Neighbouring frequencies of tissue are not independent, so that a peak says less than its height (TEMPER). What is
+Neighbouring frequencies of tissue are not independent, so that a peak says less than its height. What is
 returned of a mode is the mean over it and not its peak, which is what the criterion of success asks for (at 2 lost
 layers of light-sheet tissue 0.75 of the peaks of the coarse scale are right, and 0.92 of the means).
 """
@@ -27,7 +27,6 @@ from volpipe.geometry.transform import Vector
 from volpipe.registration.comparison import LEAST_OVERLAP, Comparison
 from volpipe.registration.resample import moved
 
-TEMPER = 4.0
 BEYOND = 1.0  # voxels that are searched beyond the prior, so that its edge is no worse
 LOWEST = 1e-3  # of a peak: with none, all that is searched is about as likely
 SAMPLES = 2**15  # about, of the shifts: they tell the scatter to a hundredth
@@ -81,12 +80,14 @@ class Landscape:
         angles: (m,) rad.
         rows, columns: (p,), (q,) shifts in y and x, in their unit.
         height: (m, p, q) in units of the scatter, from the level where nothing fits.
+        temper: by how much less the highest peak says than its height.
     """
 
     angles: Tensor
     rows: Tensor
     columns: Tensor
     height: Tensor
+    temper: float
 
     @property
     def peak(self) -> float:
@@ -99,7 +100,7 @@ class Landscape:
 
     def log_likely(self, peak: float) -> Tensor:
         """(m, p, q): log p, up to a constant, where the highest peak of all that is compared is this one."""
-        return self.height.double() * (peak / TEMPER)
+        return self.height.double() * (peak / self.temper)
 
     def near(self, motion: Rigid, angle_rad: float, shift: float) -> Tensor:
         """(m, p, q): 1 for motions within a tolerance of one, 0 beyond, and a share for cells on its edge."""
@@ -130,12 +131,13 @@ def canvas_of(size: tuple[int, int], reach: tuple[int, int]) -> tuple[int, int]:
     return down, across
 
 
-def landscape(comparison: Comparison, prior: Prior) -> Landscape:
+def landscape(comparison: Comparison, prior: Prior, temper: float) -> Landscape:
     """The score at all motions of a prior, and a little beyond; all alike where the windows do not overlap.
 
     Args:
         comparison: the windows, at a scale.
         prior: what to search.
+        temper: by how much less the highest peak says than its height.
     """
     size, spacing = (int(comparison.moving.shape[-2]), int(comparison.moving.shape[-1])), comparison.spacing
     down, across = (math.ceil(reach / voxel + BEYOND) for reach, voxel in zip(prior.shift, spacing, strict=True))
@@ -147,12 +149,15 @@ def landscape(comparison: Comparison, prior: Prior) -> Landscape:
     ]
     score, overlap = (torch.stack([getattr(one, name) for one in surfaces]) for name in ("score", "overlap"))
     rows, columns = torch.arange(-down, down + 1), torch.arange(-across, across + 1)
-    height = _height(score, overlap > LEAST_OVERLAP)[:, rows][:, :, columns]
+    level, scatter = _where_nothing_fits(score, overlap)
+    score, overlap = (image[:, rows][:, :, columns] for image in (score, overlap))
+    height = torch.where(overlap > LEAST_OVERLAP, (score - level) / scatter, -math.inf)
     return Landscape(
         angles,
         rows * spacing[0] + prior.middle.shift[0],
         columns * spacing[1] + prior.middle.shift[1],
         height if height.isfinite().any() else torch.zeros_like(height),
+        temper,
     )
 
 
@@ -214,16 +219,15 @@ def _angles(reach_rad: float, size: tuple[int, int], spacing: Vector) -> Tensor:
     return torch.arange(-count, count + 1, dtype=torch.float64) * step
 
 
-def _height(score: Tensor, seen: Tensor) -> Tensor:
-    """In units of the scatter of what fits nowhere: a peak, or many, do not move quantiles."""
-    if not seen.any():
-        return torch.full_like(score, -math.inf)
-    level, scatter = level_and_scatter(score[seen])
-    return torch.where(seen, (score - level) / scatter, -math.inf)
+def _where_nothing_fits(score: Tensor, overlap: Tensor) -> tuple[Tensor, Tensor]:
+    """Level and scatter, from a part of all shifts that are looked at."""
+    some = slice(None, None, score.numel() // (4 * SAMPLES) | 1)
+    seen = overlap.flatten()[some] > LEAST_OVERLAP
+    return level_and_scatter(score.flatten()[some][seen]) if seen.any() else (torch.tensor(0.0), torch.tensor(1.0))
 
 
 def level_and_scatter(score: Tensor) -> tuple[Tensor, Tensor]:
-    """Of a score at many shifts, (n,): where nothing fits."""
+    """Of a score at many shifts, (n,), nearly all of which are wrong: a peak, or many, do not move quantiles."""
     below, level, above = torch.quantile(score[:: len(score) // SAMPLES | 1], torch.tensor([0.16, 0.5, 0.84]))
     return level, ((above - below) / 2).clamp_min(1e-20)
 

@@ -3,7 +3,8 @@
     A = R (1 + E)        E = [[yy, yx], [yx, xx]]: what is left beside a turn is symmetric
 
 A score with more freedom climbs higher on noise alone, so it is weighed against a prior. Of a height z in units of the
-scatter it says log p = z^2 / (2 TEMPER) + constant, whose slope is that of `search`; tissue is stretched by E with
+scatter it says log p = z^2 / (2 TEMPER) + constant, whose slope is that of the wide search; tissue is stretched by E
+with
 
     log p = -(yy^2 + xx^2 + 2 yx^2) / (2 LIKELY^2) + constant,        no number of E beyond MOST
 
@@ -23,13 +24,14 @@ from volpipe.geometry import Affine, Rigid
 from volpipe.registration.comparison import LEAST_OVERLAP, Comparison
 from volpipe.registration.refine import climbed
 from volpipe.registration.resample import moved
-from volpipe.registration.search import TEMPER, Prior, canvas_of, level_and_scatter
+from volpipe.registration.search import Prior, canvas_of, level_and_scatter
 
 # Of windows of 256 of light-sheet tissue; with 0.01 a stretch of 0.04 was not found across a lost layer, with 0.03 two
 # lost layers made stretch up.
 LIKELY = 0.02
 MOST = 0.05
 STEPS, PACE = 24, 0.5  # they reach 4 voxels: by more than MOST moves the sides of a window of 128
+TEMPER = 4.0  # by how much less a peak says than its height; what is made up and what is found was tried with it
 NEAR = 4.0  # voxels that the shift, or a point at half the width, may go at each scale
 ASKEW = torch.tensor([1.0, 1.0, 2.0], dtype=torch.float64)  # yy, xx, yx: how often each stands in E
 
