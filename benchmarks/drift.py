@@ -46,7 +46,8 @@ def main() -> None:
     rows = measured(options)
     print(table(rows))
     if options.name:
-        print(save(f"drift-{options.name}", {"settings": vars(options), "rows": rows}))
+        settings = vars(options) | {"volume": Path(options.volume).name}
+        print(save(f"drift-{options.name}", {"settings": settings, "rows": rows}))
 
 
 def measured(options: argparse.Namespace, **further: Any) -> list[dict[str, Any]]:
