@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from volpipe.registration.coherence import ORDERS, RINGS, SUREST, Coherence, coherence, rings, weights
+from volpipe.registration.coherence import ORDERS, RINGS, SUREST, Coherence, _fitted, coherence, rings, weights
 
 SIZE = (128, 128)
 FREQUENCY = (torch.arange(RINGS, dtype=torch.float64) + 0.5) / RINGS
@@ -132,6 +132,16 @@ def test_a_pattern_that_stands_still_does_not_carry_what_is_forgotten():
     layers = torch.where(fine, (1 - 0.1) ** 0.5 * layers + 0.1**0.5 * still, layers)
     found, told = coherence([layers] * 2, [depth] * 2, ring), model.at(depth[1:])
     assert found.at(depth[1:])[:, 4:10].numpy() == pytest.approx(told[:, 4:10].numpy(), abs=0.08)
+
+
+def test_what_is_measured_counts_by_how_sure_it_is():
+    """Layers that are near each other say one thing, and those that are half forgotten another."""
+    distance = torch.arange(1, 8)
+    told = model_of(share=0.999, rate=0.8, corner=0.2, order=2).at(distance)
+    rho = torch.where(told > 0.8, told, told + 0.25 * (0.8 - told))
+    share, rate, order = _fitted(rho, torch.ones_like(rho))
+    found = Coherence(torch.ones_like(share), share, rate, order).at(distance)
+    assert float((found - told)[told > 0.8].abs().max()) < 0.03
 
 
 def test_rings_are_round_in_micrometres_and_end_at_the_edge_of_both_axes():

@@ -97,12 +97,12 @@ def test_from_closer_a_peak_says_less(monkeypatch):
 
 
 def test_along_long_voxels_a_place_is_as_sharp_as_along_short_ones():
-    """What lies within a voxel of the coarse scale is looked at by the fine one, however long voxels are."""
+    """What lies between two voxels of the coarse scale is looked at by the fine one, however long voxels are."""
     factors = set()
 
     def spying(factor):
         factors.add(factor)
-        scale = Dots(256 // factor, {(0, 0): 1.0}, float(factor))
+        scale = Dots(256 // factor, {(0, 0.5): 1.0}, float(factor))
         scale.spacing = (float(factor), 3.0 * factor)
         return scale
 
