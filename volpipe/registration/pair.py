@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from numbers import Integral
 from typing import Any
 
@@ -112,7 +112,7 @@ def register_pair(
     if carry and (carried := _carried(above.pooled(scale), below.pooled(scale), gap)):
         shown.append(carried)
     each = [_Found.of(cache(score_of(score)(*one)), min(one[0].size), prior, near) for one in shown]
-    sure = [look.within(look.mean, near) for look in each]
+    sure = [look.within(look.best.motion, near) for look in each]
     found = each[sure.index(max(sure))]
     confidence = _agreed([look.within(found.motion, near) for look in each], sure) ** CALIBRATION
     freed = stretched(found.scales, found.motion, prior) if affine else None
@@ -136,15 +136,17 @@ class _Found:
     """What one look at the windows finds.
 
     Attributes:
-        motion: its answer.
-        mean: of the best place: as far as the answer is uncertain, most of what is likely lies around it.
         places: each from closer, and its share of all that is likely.
+        best: of them. As far as the answer is uncertain, most of what is likely lies around the mean of it.
+        closer: what they were looked at by.
+        prior: of the answer.
         prepared, size: what was looked at, and its voxels across.
     """
 
-    motion: Rigid
-    mean: Rigid
     places: list[tuple[Landscape, float]]
+    best: Mode
+    closer: Comparison
+    prior: Prior
     prepared: Prepared
     size: int
 
@@ -155,9 +157,17 @@ class _Found:
         wide = _places(landscape(coarse, prior, TEMPER), near)
         closer = prepared(factors[-1]) if _spread(wide[0], coarse) < BLURRED * max(coarse.spacing) else coarse
         places = _looked_at(closer, wide, prior, near)
-        best = max(places, key=lambda place: place[1])
-        mode = modes(best[0], 1, 2 * near[0], 2 * near[1])[0]
-        return cls(_sharpened(closer, mode, prior), mode.motion, places, prepared, size)
+        heaviest, _ = max(places, key=lambda place: place[1])
+        best = modes(heaviest, 1, 2 * near[0], 2 * near[1])[0]
+        return cls(places, best, closer, prior, prepared, size)
+
+    @cached_property
+    def motion(self) -> Rigid:
+        """The answer: the mean of the best place, unless that lies within a voxel: then the grid is too coarse for it,
+        and the score itself is climbed."""
+        mean = self.prior.clamped(self.best.motion)
+        sharp = _spread(self.best, self.closer) < LATEST * min(self.closer.spacing)
+        return refined(self.closer, mean, self.prior) if sharp else mean
 
     @property
     def scales(self) -> list[Comparison]:
@@ -205,12 +215,6 @@ def _likely(found: Sequence[Landscape]) -> list[float]:
     log = [float(one.log_likely(peak).flatten().logsumexp(0)) for one in found]
     shares = [math.exp(one - max(log)) for one in log]
     return [share / sum(shares) for share in shares]
-
-
-def _sharpened(closer: Comparison, mode: Mode, prior: Prior) -> Rigid:
-    """The mean, unless it lies within a voxel: then the grid is too coarse for it, and the score itself is climbed."""
-    motion = prior.clamped(mode.motion)
-    return refined(closer, motion, prior) if _spread(mode, closer) < LATEST * min(closer.spacing) else motion
 
 
 def _spread(mode: Mode, scale: Comparison) -> float:

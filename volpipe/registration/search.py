@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.fft import next_fast_len
@@ -228,7 +229,8 @@ def _where_nothing_fits(score: Tensor, overlap: Tensor) -> tuple[Tensor, Tensor]
 
 def level_and_scatter(score: Tensor) -> tuple[Tensor, Tensor]:
     """Of a score at many shifts, (n,), nearly all of which are wrong: a peak, or many, do not move quantiles."""
-    below, level, above = torch.quantile(score[:: len(score) // SAMPLES | 1], torch.tensor([0.16, 0.5, 0.84]))
+    some = score[:: len(score) // SAMPLES | 1].numpy()  # which it parts, where torch's sorts: 0.5 ms and not 2
+    below, level, above = torch.from_numpy(np.quantile(some, (0.16, 0.5, 0.84)).astype(np.float32))
     return level, ((above - below) / 2).clamp_min(1e-20)
 
 
