@@ -109,12 +109,13 @@ def _lines(volume: NDArray[Any], sigma: float) -> Layer:
 def _rows(volume: NDArray[Any], sigma: float) -> Layer:
     """(y,): medians over all layers and every STEP-th voxel of a row: bright structures do not move them."""
     some = volume[:, :, ::STEP].astype(np.float32)
-    added = np.median(some - _blurred(some, sigma, 1), axis=(0, 2))
+    added: Layer = np.median(some - _blurred(some, sigma, 1), axis=(0, 2))
     return added - _blurred(added, sigma, 0)
 
 
 def _blurred(image: Layer, sigma: float, axis: int) -> Layer:
-    return ndimage.gaussian_filter1d(image, sigma, axis, output=np.float32, mode="reflect", truncate=3.0)
+    found: Layer = ndimage.gaussian_filter1d(image, sigma, axis, output=np.float32, mode="reflect", truncate=3.0)
+    return found
 
 
 def _high(layer: Layer, sigma: float) -> Layer:
