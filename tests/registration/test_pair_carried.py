@@ -89,6 +89,16 @@ def test_the_surer_of_both_counts_and_what_the_other_says_against_it(monkeypatch
     assert agreed.confidence > max(sure.confidence, found.confidence)
 
 
+def test_what_the_slabs_as_cut_say_is_as_exact_where_the_middle_counts(monkeypatch):
+    """A place that is sharper than the grid is climbed, whether it is the answer or stands beside it."""
+    upper, lower = pair_of(TRUTH, drift=0.02)
+    same = pair_of(Rigid(0.01, (1.0, 2.0)), layers=2, drift=0.0)
+    monkeypatch.setattr(pair, "in_the_middle", lambda *_: same)
+    found = register_pair(upper, lower, gap_layers=0)
+    assert found.as_cut == register_pair(upper, lower, gap_layers=0, carry=False).transform
+    assert math.dist(found.as_cut.shift, TRUTH.shift) < 0.1
+
+
 @pytest.mark.parametrize(("size", "shown_as"), [((250, 256), (125, 128)), ((192, 200), (192, 200))])
 def test_large_slabs_are_carried_less_finely_and_blank_layers_are_lost_too(monkeypatch, size, shown_as):
     upper, lower = leaning_pair((0.0, 0.0), gap=2, size=size)

@@ -37,6 +37,24 @@ def test_a_score_of_ones_own_stands_beside_the_others():
     assert gaps == [2, 2]  # as cut, and in the middle
 
 
+def test_a_score_may_be_learned():
+    """Its features carry gradients to parameters, which are not asked for."""
+    features = torch.nn.Conv2d(1, 1, 3, padding=1)
+    with torch.no_grad():
+        features.weight.copy_(torch.tensor([[[[0.0, 0, 0], [0, 1, 0], [0, 0, 0]]]]))
+
+    class Learned(Overlaid):
+        def __init__(self, upper, lower):
+            super().__init__(upper, lower)
+            self.fixed, self.moving = features(self.fixed[None])[0], features(self.moving[None])[0]
+
+    def learned(upper, lower, gap):
+        return lambda factor: Learned(upper.pooled(factor), lower.pooled(factor))
+
+    found = register_pair(*pair_of(Rigid(0.06, (5.3, -3.8)), 2, drift=0.02), gap_layers=2, score=learned)
+    assert found.transform.shift == pytest.approx((5.3, -3.8), abs=0.7)
+
+
 def dots(size, places):
     """(1, size, size): round dots at places from the centre, each as high as is said."""
     image, at = torch.zeros(size, size), torch.arange(size) - (size - 1) / 2

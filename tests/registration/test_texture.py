@@ -64,12 +64,12 @@ def test_what_is_not_known_is_0_and_changes_nothing_beside():
 
 
 def test_the_edge_of_what_is_known_is_no_structure():
-    """Scores that are high wherever they are known: beside a hole they fall to 0."""
-    layers = noise((1, 128, 128), 10, 0.8)
-    layers[:, :, 60:] = np.nan
+    """Scores that are high wherever they are known: beside a hole they fall to 0. Here in one layer of two."""
+    layers = noise((2, 128, 128), 10, 0.8)
+    layers[0, 60:, 60:] = np.nan
     window, _ = facing(layers, layers, (1.0, 1.0))
-    found = texture(window, (normal_scores(window) + 5) * window.known)[0].numpy()
-    assert abs(found[:, 50:60].mean() - found[:, :40].mean()) < 0.5
+    found = texture(window, (normal_scores(window) + 5) * window.known)[1].numpy()
+    assert abs(found[70:, 50:60].mean() - found[70:, :40].mean()) < 0.5
 
 
 def test_where_no_structure_is_left_it_tells_the_motion(monkeypatch):

@@ -197,19 +197,6 @@ def test_illumination_that_is_fixed_to_the_camera_is_not_found():
     assert abs(at_the_truth(noisy)) < 0.02
 
 
-def dark_side(window):
-    """Where a voxel is brighter than half of its layer: bright structures hide nothing."""
-    return np.sign(window - np.median(window, axis=(1, 2), keepdims=True))
-
-
-def test_lines_that_are_fixed_to_the_camera_are_not_found_beside_bright_structures():
-    random = np.random.default_rng(5)
-    rows, columns = random.normal(size=(2, 96)) * 0.8
-    lined = noise_volume() + rows[:, None] + columns + 10 * (random.random((40, 96, 96)) < 0.1)
-    assert at_the_truth(lined, flatten=False, of=dark_side) > 0.08  # they would be
-    assert abs(at_the_truth(lined, of=dark_side)) < 0.02
-
-
 def energy(window):
     return np.stack(
         [ndimage.gaussian_filter(layer**2, 3) for layer in window - window.mean(axis=(1, 2), keepdims=True)]

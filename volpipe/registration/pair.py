@@ -131,7 +131,7 @@ def _carried(above: Window, below: Window, gap: int) -> tuple[Window, Window, in
     return one, other, layers - 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Found:
     """What one look at the windows finds.
 
@@ -163,8 +163,8 @@ class _Found:
 
     @cached_property
     def motion(self) -> Rigid:
-        """The answer: the mean of the best place, unless that lies within a voxel: then the grid is too coarse for it,
-        and the score itself is climbed."""
+        """The answer: the mean of the best place, unless that place is narrower than LATEST voxels: then the grid is
+        too coarse for it, and the score itself is climbed."""
         mean = self.prior.clamped(self.best.motion)
         sharp = _spread(self.best, self.closer) < LATEST * min(self.closer.spacing)
         return refined(self.closer, mean, self.prior) if sharp else mean

@@ -79,6 +79,7 @@ def _freed(comparison: Comparison, start: Sequence[float], prior: Prior) -> list
     return list((origin + steps * unit).tolist())
 
 
+@torch.no_grad()
 def _noise(comparison: Comparison, start: Sequence[float]) -> tuple[Tensor, Tensor] | None:
     """Level and scatter of the score where nothing fits; None where the windows hardly overlap."""
     size = (int(comparison.moving.shape[-2]), int(comparison.moving.shape[-1]))

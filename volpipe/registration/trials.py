@@ -12,7 +12,7 @@ sampled from the intact layers, by cubic splines, in the plane alone: layers nev
 So that nothing but tissue tells the truth:
 * no corner of a window comes nearer than MARGIN to the border: nothing is filled in;
 * both are off the grid and both are turned, by angles of one distribution: the blur of sampling is the same;
-* what is fixed to the camera was taken away (`Intact`);
+* what is fixed to the camera and smooth was divided away (`Intact`; it says what is left);
 * each slab has a gain, an offset and a gamma of its own.
 
 Trial n of a seed is the same whichever others are drawn; trials of one number share the motion for all gaps. Windows
