@@ -167,10 +167,28 @@ def test_no_more_is_read_than_is_needed(order, box):
         for edge in (made.source.start[axis], made.source.stop[axis] - 1):
             other = voxels.copy()
             other[(slice(None), *((slice(None),) * axis), edge)] = np.nan
-            assert np.isnan(warped(other, POSE.inverse, box, order=order).voxels).any()
+            assert warped(other, POSE.inverse, box, order=order).known.sum() < made.known.sum()
     outside = np.full_like(voxels, np.nan)
     outside[:, *made.source.slices] = voxels[:, *made.source.slices]
     np.testing.assert_array_equal(warped(outside, POSE.inverse, box, order=order).voxels, made.voxels)
+
+
+@pytest.mark.parametrize("order", [0, 1, 3])
+def test_what_is_not_finite_is_not_known_nor_what_its_taps_reach(order):
+    """In its own layer; of channels, all are known or none."""
+    voxels = np.random.default_rng(0).normal(size=(2, 3, *SLAB.shape))
+    whole = warped(voxels, POSE.inverse, order=order, fill=-9)
+    voxels[1, 2, 14:18, 20:24] = np.nan, np.inf, -np.inf, np.nan
+    made = warped(voxels, POSE.inverse, order=order, fill=-9)
+    assert made.known.shape == whole.known.shape == (3, *OUT.shape)
+    np.testing.assert_array_equal(made.known[:2], whole.known[:2])
+    lost = whole.known[2] & ~made.known[2] & 1
+    ground = 16 * SLAB.spacing_um[0] * SLAB.spacing_um[1] / (OUT.spacing_um[0] * OUT.spacing_um[1])
+    assert 0.7 * ground < lost.sum() < (0.7 + 0.5 * taps_around(order)) ** 2 * ground
+    assert (made.voxels[1, 2][lost == 1] == -9).all()
+    rest = np.ones(made.voxels.shape, bool)
+    rest[1, 2] = lost == 0
+    np.testing.assert_array_equal(made.voxels[rest], whole.voxels[rest])
 
 
 def test_far_from_the_slab_nothing_is_known():

@@ -18,6 +18,6 @@ from volpipe.jobs.warp import WarpJob
 def command(**values: Any) -> None:
     """Render the slabs of TRANSFORMS, each as its pose or field places it, to OUTPUT, a sharded OME-Zarr 0.5 group.
 
-    Gaps between slabs are left empty and listed; labels/known in OUTPUT is 1 where a slab was.
+    Gaps between slabs are left empty and listed; labels/known in OUTPUT is 1 where a slab was, and finite.
     """
     run_or_describe(build(WarpJob, values), values)

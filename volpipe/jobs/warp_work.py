@@ -208,7 +208,7 @@ def _piece_bytes(setup: Setup, view: SlabView) -> int:
         decoded *= touched
     layers = min(source.chunk[0], source.shape[0])
     made = layers * math.prod(setup.layout.shard[1:])
-    return (2 * decoded + made) * source.channels * int(source.dtype.itemsize)
+    return (2 * decoded + made) * source.channels * int(source.dtype.itemsize) + made  # and what of it is known
 
 
 def _most_read(setup: Setup, work: WarpWork) -> int:

@@ -14,8 +14,8 @@ Law: NO SEAMS. A voxel's value is made of its own place and taps alone, element 
 is the same to the last bit whatever box it is rendered in.
 
 Integers are rounded to even at halves and clipped to their range (cubic convolution overshoots); floats are not
-clipped, and NaN spreads as far as the taps. Where a voxel's centre lies outside the slab, there is `fill` and a mask
-of 0: nothing known.
+clipped. Where a voxel's centre lies outside the slab, or a tap of it is not finite, there is `fill` and a mask of 0:
+nothing known.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Warped:
 
     Attributes:
         voxels: (..., rows, columns), of the slab's dtype.
-        known: (rows, columns), 1 where the slab is, else 0.
+        known: of the layers, ([layers,] rows, columns): 1 where the slab is, and every channel finite, else 0.
         source: the box that was read; empty where the slab is nowhere near.
     """
 
@@ -81,7 +81,7 @@ def warp_block(
         out: where the reconstruction's voxels lie, from its origin.
         box: which of them to render.
         dtype: of the slab.
-        lead: how many channels and layers.
+        lead: how many channels, and layers of each.
         order: 0, 1 or 3.
         fill: where nothing is known.
         most: voxels of a plane that may be read.
@@ -98,10 +98,11 @@ def warp_block(
             f"warp: box {box} needs {source.shape} voxels of the slab, more than the {most} that a block may read; the "
             "field stretches it too far, fit it again with more stiffness"
         )
-    values, known = np.full((*lead, *box.shape), fill, dtype), _inside(places, slab)
+    made = Warped(np.full((*lead, *box.shape), fill, dtype), np.zeros((*lead[1:], *box.shape), np.uint8), source)
     if not source.is_empty:
-        _sample(read(source), places, known, source, order, values)
-    return Warped(values, known.astype(np.uint8), source)
+        made.known[...] = _inside(places, slab)
+        _sample(read(source), places, made, order)
+    return made
 
 
 def source_box(places: Points, slab: Raster, order: int, box: Box) -> Box:
@@ -149,23 +150,21 @@ def _check_kind(dtype: np.dtype[Any], order: int) -> None:
         raise GeometryError(f"warp: {dtype.name} by order {order} would not keep its values; give order 0")
 
 
-def _sample(
-    voxels: NDArray[Any],
-    places: Points,
-    known: NDArray[np.bool_],
-    source: Box,
-    order: int,
-    values: NDArray[Any],
-) -> None:
-    """Fill in the values of all places inside the slab, a strip of rows at a time."""
-    rows, columns = known.shape
-    layers, into = voxels.reshape(-1, source.size), values.reshape(-1, rows, columns)
+def _sample(voxels: NDArray[Any], places: Points, made: Warped, order: int) -> None:
+    """Fill in what is known at the places inside the slab, a strip of rows at a time."""
+    rows, columns = plane = made.known.shape[-2:]
+    known, into = made.known.reshape(-1, *plane), made.voxels.reshape(-1, *plane)
+    layers, dtype = voxels.reshape(-1, made.source.size), made.voxels.dtype
     strip = max(1, STRIP // columns)
     for top in range(0, rows, strip):
         part = slice(top, top + strip)
-        taps, weights = _kernel(places[part], source, order, values.dtype)
-        for layer, made in zip(layers, into, strict=True):
-            np.copyto(made[part], _stored(_mixed(layer, taps, weights), values.dtype), where=known[part])
+        taps, weights = _kernel(places[part], made.source, order, dtype)
+        inside = known[0, part].astype(bool)
+        for number, layer in enumerate(layers):
+            values = _stored(_mixed(layer, taps, weights), dtype)
+            there = inside & np.isfinite(values)
+            np.copyto(into[number, part], values, where=there)
+            known[number % len(known), part] &= there  # channel by channel, each with all layers
 
 
 def _kernel(
@@ -196,6 +195,7 @@ def _weights(t: Points, order: int) -> list[Points]:
     ]
 
 
+@np.errstate(invalid="ignore")  # infinities that cancel are NaN, and not known
 def _mixed(layer: NDArray[Any], taps: list[NDArray[np.intp]], weights: list[NDArray[Any]]) -> NDArray[Any]:
     if len(taps) == 1:
         return np.asarray(layer[taps[0]])
