@@ -14,7 +14,7 @@ def test_warp_prints_its_plan_and_renders(volpipe, source, voxels, output, tmp_p
     words = ("warp", path, output, "--order", "1", "--shard", "64", "--workers", "1", "--cluster", "local")
     told = volpipe(*words, "--dry-run")
     assert told.code == 0
-    assert "slabs        2, 0 of them missing, 0 with a field" in told.out
+    assert "slabs        2, 0 of them missing, 0 bridged, 0 with a field" in told.out
     assert "layers       2 of 18 are empty: lost between slabs, or of a missing one" in told.out
     assert not output.exists()
     assert volpipe(*words).code == 0

@@ -24,6 +24,14 @@ def test_a_slab_without_tissue_is_bridged(slabs_file, store, tmp_path):
     poses = poses_of(transforms)
     assert all(off(poses[n], POSES[n]) < 1 for n in (1, 3, 4, 5))
     assert transforms.slabs[2].volume == blank
+    assert [slab.bridged for slab in transforms.slabs] == [False, False, True, False, False, False]
+
+
+def test_a_slab_that_no_tree_tells_the_bend_of_is_named(slabs_file, store, tmp_path):
+    noise = store(np.random.default_rng(3).integers(0, 255, (LAYERS, *SHAPES[2])).astype(np.uint8))
+    transforms, summary = register(slabs_file({2: noise}), tmp_path / "out", window=48)
+    assert [slab.field is None for slab in transforms.slabs] == [True, False, True, False, False, False]
+    assert summary.result.endswith("; bridged: slabs 2; without a field: slabs 2")
 
 
 def test_slabs_cut_from_one_volume_are_found_as_volumes_of_their_own_and_as_arrays(store, cuts, tmp_path):

@@ -112,6 +112,16 @@ def test_a_missing_slab_keeps_its_place_and_is_told(tissue, rendered, tmp_path):
     assert np.percentile(np.abs(made - expected_of(product))[known], 90) < 0.25
 
 
+def test_a_slab_whose_pose_is_a_guess_is_told(tissue, rendered, tmp_path):
+    tissue()
+    content = json.loads((tmp_path / "transforms.json").read_text())
+    content["slabs"][1]["bridged"] = True
+    (tmp_path / "guess.json").write_text(json.dumps(content))
+    _, product = rendered(str(tmp_path / "guess.json"))
+    assert product.attributes["bridged"] == [{"first_layer": 6, "layers": 3, "slab": 1}]
+    assert [gap["first_layer"] for gap in product.attributes["gaps"]] == [4, 9]
+
+
 def test_slabs_may_be_cut_planes_of_one_volume(volume, rendered, noise, tmp_path):
     voxels = noise((9, 30, 44), "uint8")
     volume(voxels, name="one.ome.zarr", voxel_size_um=SIZE_UM)

@@ -235,6 +235,11 @@ GOOD = np.random.default_rng(1).normal(size=(3, 40, 40))
         (GOOD, GOOD, {"gap_layers": math.nan}, "gap_layers is nan"),
         (GOOD, GOOD, {"carry": 1}, "carry is 1; give True or False"),
         (GOOD, GOOD, {"affine": "no"}, "affine is 'no'; give True or False"),
+        (GOOD, GOOD, {"gap_layers": "2"}, "gap_layers is '2'"),
+        (GOOD, GOOD, {"max_shift": "x"}, "max_shift is 'x'"),
+        (GOOD, GOOD, {"max_angle_rad": None}, "max_angle_rad is None"),
+        (GOOD, GOOD, {"around": (0, 0)}, r"around is \(0, 0\); give a Rigid"),
+        (GOOD, GOOD, {"voxel_size_um": "abc"}, "voxel_size_um is 'abc'"),
         (GOOD, GOOD, {"max_shift": -0.1}, "max_shift is -0.1"),
         (GOOD, GOOD, {"max_shift": 0.7}, "0 to 0.5"),
         (GOOD, GOOD, {"max_shift": math.nan}, "max_shift is nan"),
@@ -256,9 +261,10 @@ def test_a_choice_may_be_numpys():
     assert off == register_pair(GOOD, GOOD, gap_layers=0, carry=False, affine=False)
 
 
-def test_a_name_that_is_no_score_is_refused_with_those_that_are():
-    with pytest.raises(ConfigError, match="likelihood, ncc, mutual-information"):
-        register_pair(GOOD, GOOD, gap_layers=0, score="sift")
+@pytest.mark.parametrize("score", ["sift", None, 5])
+def test_what_is_no_score_is_refused_with_those_that_are(score):
+    with pytest.raises(ConfigError, match=f"score {score!r}: give one of likelihood, ncc, mutual-information"):
+        register_pair(GOOD, GOOD, gap_layers=0, score=score)
 
 
 def test_a_prior_in_which_the_windows_do_not_overlap_is_refused():

@@ -101,7 +101,10 @@ def plane_size(voxel_size_um: Sequence[float] | None, who: str) -> Vector:
     Raises:
         GeometryError: another number of sizes, or one that is not above 0; the line begins with `who`.
     """
-    sizes = np.atleast_1d(np.asarray((1.0, 1.0) if voxel_size_um is None else voxel_size_um, np.float64)).tolist()
+    try:
+        sizes = np.atleast_1d(np.asarray((1.0, 1.0) if voxel_size_um is None else voxel_size_um, np.float64)).tolist()
+    except (TypeError, ValueError):
+        raise GeometryError(f"{who}: voxel_size_um is {voxel_size_um!r}; give (z, y, x) or (y, x), above 0") from None
     if len(sizes) not in (2, 3) or not all(math.isfinite(size) and size > 0 for size in sizes):
         raise GeometryError(f"{who}: voxel_size_um is {sizes}; give (z, y, x) or (y, x), above 0")
     return two(sizes[-2:])

@@ -80,6 +80,7 @@ class RegisterJob(Fields):
 
     def finish(self, plan: Plan, value: Any) -> str:
         """Write the transforms file, and say how many pairs were trusted and which slabs are bridged."""
+        from volpipe.jobs.register_plan import fieldless
         from volpipe.jobs.register_stack import FoundStack
         from volpipe.volume.folder import absolute, open_folder
         from volpipe.volume.results import are_complete, finish_results
@@ -92,8 +93,9 @@ class RegisterJob(Fields):
             folder.put(TRANSFORMS, made.text.encode())
             provenance = {"software": f"volpipe {__version__}", "job": self.model_dump(mode="json"), **plan.key}
             finish_results(self.output, {"provenance": provenance})
-        bridged = f"; bridged: slabs {', '.join(map(str, found.bridged))}" if found.bridged else ""
-        return f"{found.trusted} of {found.pairs} pairs were trusted{bridged}"
+        told = {"bridged": found.bridged, "without a field": fieldless(self._setup)}
+        slabs = [f"; {what}: slabs {', '.join(map(str, which))}" for what, which in told.items() if which]
+        return f"{found.trusted} of {found.pairs} pairs were trusted{''.join(slabs)}"
 
     def _slabs(self, found: Any) -> Iterator[Slab]:
         from volpipe.jobs.register_plan import fields_of
@@ -107,5 +109,6 @@ class RegisterJob(Fields):
                 flipped=entry.flipped,
                 gap_layers=(*stack.gaps, 0)[number],
                 pose=Pose(angle_rad=pose.angle_rad, shift_um=pose.shift),
+                bridged=number in found.bridged,
                 field=field_of(number),
             )

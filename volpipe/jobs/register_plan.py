@@ -121,3 +121,10 @@ def fields_of(setup: Setup) -> Callable[[int], str | None]:
     stage = stage_of(setup)
     trees = trees_of(setup, stage)
     return lambda slab: None if trees is None or slab not in trees.slabs else field_of(stage, slab)
+
+
+def fieldless(setup: Setup) -> list[int]:
+    """Slabs whose trees tell no field of the finished product: poses alone lay them."""
+    stage = stage_of(setup)
+    trees = trees_of(setup, stage)
+    return [] if trees is None else [slab for slab in trees.slabs if field_of(stage, slab) is None]

@@ -11,6 +11,8 @@
                                                       it right before all else
    "gap_layers": 2,                                   lost between this slab and the next
    "pose": {"angle_rad": 0.0, "shift_um": [0, 0]},    reconstruction_from_slab: (y, x), about the slab's centre
+   "bridged": false,                                  true: no pair that is trusted tells its pose, which lies between
+                                                      those of its neighbours
    "field": "slab0.field.zarr"},                      null: the pose alone; else fitted to this very pose
   ...]}
 
@@ -57,6 +59,7 @@ class Slab(Fields):
     flipped: bool = False
     gap_layers: int = Field(0, ge=0)
     pose: Pose = Pose()
+    bridged: bool = False
     field: str | None = None
 
     @model_validator(mode="after")

@@ -5,7 +5,8 @@
 
 A block is one shard of the product, and reads what it needs of each slab that it meets. Gaps, missing slabs and what
 lies outside a slab hold `fill`; the product's attribute `gaps` lists the empty layers of level 0 (`[{"first_layer",
-"layers", "slab"}]`, slab null for lost tissue), and its label image `labels/known` is 1 where a slab is, and is finite.
+"layers", "slab"}]`, slab null for lost tissue), `bridged` those of slabs whose pose is a guess, and its label image
+`labels/known` is 1 where a slab is, and is finite.
 
 Law: the voxels do not depend on blocks or their order (registration/warp.py). The product's coordinates are those of
 the reconstruction, in micrometres. Layers are taken, not blended: at another level than the slabs were registered at, a

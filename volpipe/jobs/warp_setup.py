@@ -278,12 +278,20 @@ class Setup:
 
     def gaps(self) -> list[dict[str, Any]]:
         """Runs of layers of the product that nothing is known of: lost tissue, or the number of a missing slab."""
-        region, found = self.grid.region, []
-        for place, layers, _ in self.runs(range(region.start[0], region.stop[0])):
-            if place.slab is None or self.views[place.slab] is None:
-                first = layers.start - region.start[0]
-                found.append({"first_layer": first, "layers": len(layers), "slab": place.slab})
-        return found
+        return self._runs_of(lambda slab: slab is None or self.views[slab] is None)
+
+    def bridged(self) -> list[dict[str, Any]]:
+        """Runs of layers of slabs whose pose no pair tells."""
+        given = self.transforms.slabs
+        return self._runs_of(lambda slab: slab is not None and self.views[slab] is not None and given[slab].bridged)
+
+    def _runs_of(self, wanted: Callable[[int | None], bool]) -> list[dict[str, Any]]:
+        region = self.grid.region
+        return [
+            {"first_layer": layers.start - region.start[0], "layers": len(layers), "slab": place.slab}
+            for place, layers, _ in self.runs(range(region.start[0], region.stop[0]))
+            if wanted(place.slab)
+        ]
 
     def key(self) -> dict[str, Any]:
         """Content of everything that the product depends on."""
@@ -302,7 +310,7 @@ class Setup:
         """volpipe's own, beside the state."""
         provenance = {"software": f"volpipe {__version__}", "job": self.job.model_dump(mode="json"), **plan.key}
         encoding = {"encoding": "labels"} if self._labels else {}
-        return {"gaps": self.gaps(), **encoding, "provenance": provenance}
+        return {"gaps": self.gaps(), "bridged": self.bridged(), **encoding, "provenance": provenance}
 
 
 def _open(slab: Slab, level: int, number: int) -> Source | None:

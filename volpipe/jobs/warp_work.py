@@ -221,10 +221,11 @@ def _most_read(setup: Setup, work: WarpWork) -> int:
 def _facts(setup: Setup, promise: int, read: int, written: int) -> tuple[tuple[str, str], ...]:
     layout, missing = setup.layout, len(setup.views) - len(setup.there)
     fields = sum(view.field is not None for view in setup.there)
+    bridged = len({run["slab"] for run in setup.bridged()})
     empty = sum(gap["layers"] for gap in setup.gaps())
     kind = {0: "nearest voxel (labels)", 1: "linear", 3: "cubic"}[setup.order]
     return (
-        ("slabs", f"{len(setup.views)}, {missing} of them missing, {fields} with a field"),
+        ("slabs", f"{len(setup.views)}, {missing} of them missing, {bridged} bridged, {fields} with a field"),
         ("product", f"{setup.job.output}  {plain.by(layout.shape)} {layout.dtype}, {layout.channels} channel(s)"),
         ("layers", f"{empty} of {layout.shape[0]} are empty: lost between slabs, or of a missing one"),
         ("order", f"{setup.order}: {kind}"),

@@ -22,7 +22,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -101,7 +101,7 @@ def register_pair(
         ConfigError: no such score.
     """
     spacing = plane_size(voxel_size_um, "register_pair")
-    gap = _checked(gap_layers, max_shift, max_angle_rad)
+    gap = _checked(gap_layers, max_shift, max_angle_rad, around)
     _check_choices(carry=carry, affine=affine)
     above, below = facing(upper, lower, spacing)
     size, width = min(above.size), _width(above.size, spacing)
@@ -232,13 +232,15 @@ def _width(size: tuple[int, int], spacing: tuple[float, float]) -> float:
     return min(n * voxel for n, voxel in zip(size, spacing, strict=True))
 
 
-def _checked(gap_layers: Any, max_shift: float, max_angle_rad: float) -> int:
+def _checked(gap_layers: Any, max_shift: Any, max_angle_rad: Any, around: Any) -> int:
     if isinstance(gap_layers, bool) or not isinstance(gap_layers, Integral) or gap_layers < 0:
-        raise GeometryError(f"register_pair: gap_layers is {gap_layers}; give a whole number of layers, 0 or more")
-    if not 0 <= max_shift <= 0.5:
-        raise GeometryError(f"register_pair: max_shift is {max_shift}; give a fraction of the width, 0 to 0.5")
-    if not 0 <= max_angle_rad <= math.pi:
-        raise GeometryError(f"register_pair: max_angle_rad is {max_angle_rad}; give 0 to pi")
+        raise GeometryError(f"register_pair: gap_layers is {gap_layers!r}; give a whole number of layers, 0 or more")
+    if not (isinstance(max_shift, Real) and 0 <= float(max_shift) <= 0.5):
+        raise GeometryError(f"register_pair: max_shift is {max_shift!r}; give a fraction of the width, 0 to 0.5")
+    if not (isinstance(max_angle_rad, Real) and 0 <= float(max_angle_rad) <= math.pi):
+        raise GeometryError(f"register_pair: max_angle_rad is {max_angle_rad!r}; give 0 to pi")
+    if not isinstance(around, Rigid):
+        raise GeometryError(f"register_pair: around is {around!r}; give a Rigid, the prior's middle")
     return int(gap_layers)
 
 

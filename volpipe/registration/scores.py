@@ -21,10 +21,9 @@ def score_of(score: str | Score) -> Score:
     """A score by its name, or itself.
 
     Raises:
-        ConfigError: no such name.
+        ConfigError: no such name, or no callable.
     """
-    if not isinstance(score, str):
-        return score
-    if score not in SCORES:
+    found = SCORES.get(score) if isinstance(score, str) else score
+    if not callable(found):
         raise ConfigError(f"score {score!r}: give one of {', '.join(SCORES)}, or a callable")
-    return SCORES[score]
+    return found

@@ -152,6 +152,8 @@ class Stack:
         Raises:
             GeometryError: as `register_slabs`.
         """
+        if not isinstance(given, Sequence | np.ndarray):
+            raise GeometryError(f"slabs: {given!r}; give a list of arrays (z, y, x), None for one that is missing")
         there = {i: np.asarray(slab) for i, slab in enumerate(given) if slab is not None}
         _check_slabs(len(given), there)
         layers = tuple(len(there[i]) if i in there else _usual(there) for i in range(len(given)))
@@ -270,19 +272,20 @@ def _is_blank(layers: Slab) -> bool:
 
 
 def _checked_gaps(given: int | Sequence[int], seams: int) -> tuple[int, ...]:
-    gaps: list[Any] = list(given) if isinstance(given, Sequence | np.ndarray) else [given] * seams
+    several = isinstance(given, Sequence | np.ndarray) and not isinstance(given, str)
+    gaps: list[Any] = list(given) if several else [given] * seams  # type: ignore[arg-type]
     if len(gaps) != seams:
         raise GeometryError(
             f"gap_layers: {len(gaps)} given for {seams} seams; give one for each, or one number for all"
         )
     if not all(_is_whole(gap) and gap >= 0 for gap in gaps):
-        raise GeometryError(f"gap_layers: {given}; give whole numbers of layers, 0 or more")
+        raise GeometryError(f"gap_layers: {given!r}; give whole numbers of layers, 0 or more")
     return tuple(int(gap) for gap in gaps)
 
 
 def _checked_skips(skips: Sequence[int]) -> tuple[int, ...]:
-    if not all(_is_whole(skip) and skip >= 2 for skip in skips):
-        raise GeometryError(f"skips: {tuple(skips)}; give whole numbers from 2 (neighbours are always paired)")
+    if not isinstance(skips, Sequence | np.ndarray) or not all(_is_whole(skip) and skip >= 2 for skip in skips):
+        raise GeometryError(f"skips: {skips!r}; give whole numbers from 2, as [2, 3] (neighbours are always paired)")
     return tuple(sorted({int(skip) for skip in skips}))
 
 
@@ -290,6 +293,8 @@ def _checked_anchors(anchors: Mapping[int, Rigid], count: int) -> dict[int, Rigi
     for slab, pose in anchors.items():
         if not (_is_whole(slab) and 0 <= slab < count):
             raise GeometryError(f"anchors: slab {slab} of {count}; give indices from 0 to {count - 1}")
+        if not isinstance(pose, Rigid):
+            raise GeometryError(f"anchors: slab {slab} is held at {pose!r}; give a Rigid")
         if slab == 0 and pose != Rigid():
             raise GeometryError("anchors: slab 0 is the frame; give poses of other slabs in it")
     return {int(slab): pose for slab, pose in anchors.items()}

@@ -183,7 +183,7 @@ class _Found:
     def _seam(self, upper: int, lower: int, why: str) -> Seam:
         before, after = self.planes.faces(upper, lower)
         lost = self.stack.stack().lost(upper, lower)
-        title = f"slabs {upper} | {lower}, {lost} layers lost ({why})"
+        title = f"slabs {upper} | {lower}, {lost} layer{'s' * (lost != 1)} lost ({why})"
         return Seam(title, before, after, self.planes.raster(upper).spacing_um)
 
 
