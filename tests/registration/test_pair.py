@@ -69,7 +69,7 @@ def test_micrometres_and_longer_voxels_along_an_axis():
 def test_layers_lost_cost_accuracy_and_confidence():
     near, far = (register_pair(*pair_of(TRUTH, gap, drift=0.3), gap_layers=gap) for gap in (0, 12))
     assert errors(near)[0] < 0.3
-    assert near.confidence > 0.85
+    assert near.confidence > 0.88
     assert far.confidence < near.confidence
     assert register_pair(*pair_of(TRUTH, drift=0.1), gap_layers=0).confidence > 0.95
 
@@ -207,7 +207,7 @@ def test_equal_windows_are_certain():
     found = register_pair(upper, upper[::-1], gap_layers=0)
     assert errors(found, Rigid())[0] < 0.01
     assert found.accepted
-    assert 0.97 < found.confidence <= 1  # in the middle two layers are seen, of which there are four
+    assert 0.97 < found.confidence <= 1  # the middle has but two layers to see how they change
     assert 0.99 < register_pair(upper, upper[::-1], gap_layers=0, carry=False).confidence <= 1
 
 

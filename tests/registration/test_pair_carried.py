@@ -31,7 +31,7 @@ def leaning_pair(rate, gap=4, size=(96, 96), layers=4, drift=0.02):
 
 
 def test_tissue_at_a_slant_is_not_taken_for_a_shift():
-    upper, lower = leaning_pair((0.55, -0.45))
+    upper, lower = leaning_pair((0.5, -0.4))
     as_cut, found = (errors(register_pair(upper, lower, gap_layers=4, carry=carry)) for carry in (False, True))
     assert as_cut[0] > 1
     assert found[0] < 0.5

@@ -69,16 +69,15 @@ def test_without_stretch_there_is_none_and_the_rigid_answer_is_what_it_was():
 
 
 def test_no_stretch_is_beyond_the_prior_and_no_turn_or_shift_either():
-    reached = []
-    for seed, within in enumerate([{}, {"max_shift": 0.02, "max_angle_rad": 0.01}] * 2):
-        windows = pair_of(stretched_by(0.07, -0.07), drift=0.02, seed=seed)
+    tight = {"max_shift": 0.02, "max_angle_rad": 0.01}
+    # so far beyond it the climb may end early where the prior is tight
+    for strain, within, least in ((0.06, {}, 0.049), (0.06, tight, 0.049), (0.08, {}, 0.049), (0.08, tight, 0.03)):
+        windows = pair_of(stretched_by(strain, -strain), drift=0.02)
         found = register_pair(*windows, gap_layers=0, affine=True, **within).affine
         along, angle = stretch_of(found)
-        reached.append(np.abs(along).max())
-        assert reached[-1] <= 0.05 + 1e-9
+        assert least < np.abs(along).max() <= 0.05 + 1e-9
         assert abs(angle) <= within.get("max_angle_rad", 0.1) + 1e-9
         assert max(map(abs, found.shift)) <= within.get("max_shift", 0.1) * 96
-    assert np.median(reached) > 0.04  # so far beyond it the climb may end early
 
 
 def test_what_windows_do_not_tell_is_not_made_up(monkeypatch):

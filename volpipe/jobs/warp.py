@@ -40,7 +40,7 @@ class WarpJob(Fields):
     order: Literal["0", "1", "3"] | None = Field(
         None, description="0 nearest, 1 linear, 3 cubic; by default 0 for labels and integers of 32 bits, 3 for images."
     )
-    fill: float = Field(0.0, description="Value of gaps and of what lies outside the slabs.")
+    fill: float = Field(0.0, description="Value of gaps, of what lies outside the slabs and of what is not finite.")
     bbox: str | None = Field(None, description="z0:z1,y0:y1,x0:x1: the part of the reconstruction to render.")
     chunk: tuple[int, int, int] = Field((64, 64, 64), description="Unit of compression z, y, x.")
     shard: tuple[int, int, int] = Field((256, 256, 256), description="Unit of file and of work z, y, x: whole chunks.")

@@ -230,7 +230,7 @@ def _where_nothing_fits(score: Tensor, overlap: Tensor) -> tuple[Tensor, Tensor]
 
 def level_and_scatter(score: Tensor) -> tuple[Tensor, Tensor]:
     """Of a score at many shifts, (n,), nearly all of which are wrong: a peak, or many, do not move quantiles."""
-    some = score[:: len(score) // SAMPLES | 1].numpy()  # numpy's quantile partitions, torch's sorts: 4 times longer
+    some = score[:: len(score) // SAMPLES | 1].numpy()  # numpy's quantile partitions; torch's sorts, which takes longer
     below, level, above = torch.from_numpy(np.quantile(some, (0.16, 0.5, 0.84)).astype(np.float32))
     return level, ((above - below) / 2).clamp_min(1e-20)
 
