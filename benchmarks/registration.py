@@ -2,7 +2,8 @@
 
     python benchmarks/registration.py VOLUME [VOLUME ...] --trials 200 --gaps 0,1,2,4 --scores likelihood,ncc
 
-A volume is .npz (under the key vol) or whatever volpipe opens. Trials are those of `volpipe evaluate inverse-problem`.
+A volume is .npz (under the key vol) or whatever volpipe opens. Trials are those of `volpipe evaluate inverse-problem`;
+with `--bend` their lower windows are bent (`bends.py`), by so much of the width.
 Before that every method is asked for motions between equal layers, where nothing was lost: one whose convention is not
 ours would err there, and stops the run. CPU-seconds are of this process, one thread. The peers need the extra `bench`;
 what each is and how it is set stands at the head of registration_peers.py.
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from bends import bent, larger
 from machine import RESULTS, save
 from numpy.typing import NDArray
 from registration_peers import peers
@@ -45,10 +47,11 @@ def main() -> None:
     check_conventions(methods, options)
     told = []
     for path in given.volumes:
-        rows = measure(read(path), given.gaps, given.trials, methods, options)
+        rows = measure(read(path), given.gaps, given.trials, methods, options, given.bend)
         told.append({"volume": path.name, "table": summaries(rows, options.window)})
         print(f"{path.name}, {options}\n{inverse_problem_text(told[-1]['table'])}\n", flush=True)
-    print(save(f"registration-{given.name}", {"options": asdict(options), "volumes": told}))
+    settings = {"options": asdict(options), "bend": given.bend}
+    print(save(f"registration-{given.name}", settings | {"volumes": told}))
 
 
 def _given() -> argparse.Namespace:
@@ -61,6 +64,7 @@ def _given() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--max-shift", type=float, default=0.1)
     parser.add_argument("--max-angle", type=float, default=0.1)
+    parser.add_argument("--bend", type=float, default=0.0, help="of lower windows, root mean square, share of the width")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--name", default="cpu", help=f"of the result in {RESULTS.name}/")
@@ -76,7 +80,12 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def measure(
-    volume: NDArray[Any], gaps: tuple[int, ...], trials: int, methods: dict[str, Method], options: TrialOptions
+    volume: NDArray[Any],
+    gaps: tuple[int, ...],
+    trials: int,
+    methods: dict[str, Method],
+    options: TrialOptions,
+    bend: float,
 ) -> list[Row]:
     """Every method on every trial of every gap."""
     intact = Intact.of(volume, options.window)
@@ -84,7 +93,8 @@ def measure(
     for gap in gaps:
         of_gap = replace(options, gap_layers=gap)
         for number in range(trials):
-            rows += rows_of(draw(intact, of_gap, number), number, methods, time.process_time)
+            trial = bent(draw(intact, larger(of_gap), number), bend, number) if bend else draw(intact, of_gap, number)
+            rows += rows_of(trial, number, methods, time.process_time)
     return rows
 
 

@@ -37,12 +37,11 @@ def test_tissue_at_a_slant_is_not_taken_for_a_shift():
     assert found[0] < 0.5
 
 
-def test_what_the_slabs_as_cut_say_is_told_beside_the_answer_of_the_middle():
+def test_what_the_slabs_as_cut_say_is_told_beside_the_answer():
     upper, lower = leaning_pair((0.5, -0.4))
-    found = register_pair(upper, lower, gap_layers=4)
-    assert found.as_cut == register_pair(upper, lower, gap_layers=4, carry=False).transform
-    upper, lower = pair_of(TRUTH, gap=1, drift=0.3)
-    assert register_pair(upper, lower, gap_layers=1).as_cut is None
+    found, as_cut = (register_pair(upper, lower, gap_layers=4, carry=carry) for carry in (True, False))
+    assert found.as_cut == as_cut.transform != found.transform
+    assert as_cut.as_cut is None
 
 
 def test_blank_layers_at_the_gap_are_lost_as_others_are():
@@ -50,16 +49,26 @@ def test_blank_layers_at_the_gap_are_lost_as_others_are():
     blanked = upper.copy(), lower.copy()
     blanked[0][-2:], blanked[1][0] = np.nan, 3.0
     found = register_pair(*blanked, gap_layers=0)
-    assert found.as_cut is not None  # else the middle was not what counted
+    assert found.as_cut is not None
     assert found == register_pair(upper[:-2], lower[1:], gap_layers=3)
 
 
-def test_where_structures_keep_no_course_the_answer_is_that_of_the_slabs_as_they_were_cut():
+def test_where_structures_keep_no_course_the_answer_is_that_of_the_slabs_as_they_were_cut(monkeypatch):
     upper, lower = pair_of(TRUTH, gap=1, drift=0.3)
     found, as_cut = (register_pair(upper, lower, gap_layers=1, carry=carry) for carry in (True, False))
-    assert found.transform == as_cut.transform
-    assert found.as_cut is None
+    assert found.as_cut == as_cut.transform
     assert found.confidence < as_cut.confidence  # which the other look does not share
+    monkeypatch.setattr(pair, "in_the_middle", lambda *_: None)
+    assert register_pair(upper, lower, gap_layers=1).transform == found.transform
+
+
+def test_across_no_lost_layer_nothing_is_carried(monkeypatch):
+    monkeypatch.setattr(pair, "in_the_middle", lambda *_: pytest.fail("asked"))
+    upper, lower = pair_of(TRUTH, drift=0.1)
+    assert register_pair(upper, lower, gap_layers=0).as_cut is not None
+    upper[-1] = np.nan
+    with pytest.raises(pytest.fail.Exception, match="asked"):
+        register_pair(upper, lower, gap_layers=0)
 
 
 def test_of_what_looks_say_each_counts_as_far_as_it_is_sure_of_its_own():
@@ -76,7 +85,8 @@ def test_the_surer_of_both_counts_and_what_the_other_says_against_it(monkeypatch
     other = Waves(seed=5).window(range(2), (96, 96)), Waves(seed=6).window(range(2), (96, 96))
     monkeypatch.setattr(pair, "in_the_middle", lambda *_: other)
     found = register_pair(upper, lower, gap_layers=3)
-    assert found.transform == sure.transform
+    assert found.as_cut == sure.transform
+    assert math.dist(found.transform.shift, sure.transform.shift) < 1
     assert found.confidence < sure.confidence
     same = pair_of(Rigid(0.01, (1.0, 2.0)), layers=2, drift=0.0)
     monkeypatch.setattr(pair, "in_the_middle", lambda *_: same)
@@ -91,11 +101,11 @@ def test_the_surer_of_both_counts_and_what_the_other_says_against_it(monkeypatch
 
 def test_what_the_slabs_as_cut_say_is_as_exact_where_the_middle_counts(monkeypatch):
     """A place that is sharper than the grid is climbed, whether it is the answer or stands beside it."""
-    upper, lower = pair_of(TRUTH, drift=0.02)
+    upper, lower = pair_of(TRUTH, gap=1, drift=0.02)
     same = pair_of(Rigid(0.01, (1.0, 2.0)), layers=2, drift=0.0)
     monkeypatch.setattr(pair, "in_the_middle", lambda *_: same)
-    found = register_pair(upper, lower, gap_layers=0)
-    assert found.as_cut == register_pair(upper, lower, gap_layers=0, carry=False).transform
+    found = register_pair(upper, lower, gap_layers=1)
+    assert found.as_cut == register_pair(upper, lower, gap_layers=1, carry=False).transform
     assert math.dist(found.as_cut.shift, TRUTH.shift) < 0.1
 
 
@@ -141,5 +151,6 @@ def test_a_layer_that_is_left_out_within_a_slab_keeps_its_place(monkeypatch):
 def test_a_middle_of_which_nothing_is_left_says_nothing(monkeypatch, nothing):
     upper, lower = pair_of(TRUTH, gap=1, drift=0.1)
     monkeypatch.setattr(pair, "in_the_middle", lambda *_: (nothing, nothing))
-    as_cut = register_pair(upper, lower, gap_layers=1, carry=False)
-    assert register_pair(upper, lower, gap_layers=1) == as_cut
+    found = register_pair(upper, lower, gap_layers=1)
+    monkeypatch.setattr(pair, "in_the_middle", lambda *_: None)
+    assert register_pair(upper, lower, gap_layers=1) == found

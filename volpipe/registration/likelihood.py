@@ -15,8 +15,8 @@ change; it looks at the nearest LAYERS a side, and at all to fit the coherence.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, partial
 
 import torch
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from volpipe.errors import GeometryError
 from volpipe.registration.coherence import Coherence, coherence, rings, weights
-from volpipe.registration.comparison import Prepared, Surface, centred, correlated, most_in_common
+from volpipe.registration.comparison import Comparison, Prepared, Surface, centred, correlated, most_in_common
 from volpipe.registration.ranks import normal_scores
 from volpipe.registration.texture import JOINED, texture
 from volpipe.registration.window import Window, pooled, taper
@@ -36,6 +36,9 @@ LAYERS = 2
 # Of texture the nearest alone. At 4 lost layers of light-sheet tissue 0.35 succeed without it, 0.48 with it and 0.51
 # with four layers of it, which is no more than chance (n = 200).
 TEXTURES = 1
+REPEATS = 3  # of layers inside a slab, at most
+
+Spacing = tuple[float, float]
 
 
 def likelihood(upper: Window, lower: Window, gap: int) -> Prepared:
@@ -49,9 +52,9 @@ def likelihood(upper: Window, lower: Window, gap: int) -> Prepared:
                             "depth; give more layers, or score 'ncc'")  # fmt: skip
     scores = normal_scores(upper), normal_scores(lower)
 
-    def prepared(factor: int) -> Likelihood:
+    def prepared(factor: int) -> AcrossGap:
         above, below = (_Slab.of(*slab, factor) for slab in zip((upper, lower), scores, strict=True))
-        return Likelihood(above, below, gap)
+        return AcrossGap(above, below, gap)
 
     return cache(prepared)
 
@@ -88,26 +91,55 @@ class _Slab:
         faded = [_Kind(pooled(kind.images, factor) * fade, kind.count, kind.finest) for kind in kinds]
         return cls(faded, known * fade, window.depth, (window.spacing[0] * factor, window.spacing[1] * factor))
 
-    @property
-    def nearest(self) -> list[Tensor]:
-        """Of each kind the images that count."""
-        return [one.images[: one.count] for one in self.kinds]
+    def places(self, way: int) -> list[int]:
+        """In z, of layers that go up from -1, which is the nearest one's, or down from 0."""
+        return [way * int(depth - self.depth[0]) + min(way, 0) for depth in self.depth]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What is compared of one kind.
+
+    Attributes:
+        upper, lower: images, (m, k, h, w): m times layers of both sides that lie as the weights have them.
+        weights: B for images as they are, (k upper, RINGS + 1, k lower).
+        scale: of `rings`: (y, x), and the voxel that details are as large as.
+    """
+
+    upper: Tensor
+    lower: Tensor
+    weights: Tensor
+    scale: tuple[tuple[float, float], float]
+
+    @classmethod
+    def of(cls, above: _Kind, below: _Kind, depths: tuple[Tensor, Tensor], gap: int, spacing: Spacing) -> _Part:
+        """Fit the coherence of one kind."""
+        scale = (spacing, above.finest)
+        size = (int(above.images.shape[-2]), int(above.images.shape[-1]))
+        model = coherence([torch.fft.rfft2(kind.images) for kind in (above, below)], depths, rings(size, *scale))
+        cross = weights(model, gap, depths[0][: above.count], depths[1][: below.count])
+        return cls(above.images[None, : above.count], below.images[None, : below.count], _by_power(model, cross), scale)
+
+    def filtered(self, canvas: tuple[int, int]) -> Tensor:
+        """B u: for each lower image, (m * k, rows, columns // 2 + 1)."""
+        ring = rings(canvas, *self.scale)
+        spectra = torch.fft.rfft2(self.upper, s=canvas)
+        each = [(spectra * weight[:, ring]).sum(1) for weight in self.weights.unbind(-1)]
+        return torch.stack(each, 1).flatten(0, 1)
 
 
 class Likelihood:
     """What is seen of two windows, at one scale (`comparison.Comparison`).
 
-    The images that move are the nearest ones of the lower slab, kind by kind, and its weight as the last one.
+    The images that move are the lower ones, kind by kind, and their weight as the last one.
     """
 
-    def __init__(self, above: _Slab, below: _Slab, gap: int) -> None:
-        self.spacing = above.spacing
-        self.moving = torch.cat([*below.nearest, below.known[None]])
-        size = (int(above.known.shape[0]), int(above.known.shape[1]))
-        self._weight, self._area = above.known, most_in_common(above.known, below.known)
-        depths = (above.depth, below.depth)
-        each = [_filter(*kinds, depths, gap, self.spacing) for kinds in zip(above.kinds, below.kinds, strict=True)]
-        self._filtered = cache(lambda canvas: torch.cat([of_kind(canvas) for of_kind in each]))
+    def __init__(self, parts: Sequence[_Part], upper: Tensor, lower: Tensor) -> None:
+        self.spacing = parts[0].scale[0]
+        self.moving = torch.cat([*(part.lower.flatten(0, 1) for part in parts), lower[None]])
+        size = (int(upper.shape[0]), int(upper.shape[1]))
+        self._weight, self._area = upper, most_in_common(upper, lower)
+        self._filtered = cache(lambda canvas: torch.cat([part.filtered(canvas) for part in parts]))
         self._image = cache(partial(_image, self._filtered, size))
 
     def surface(self, turned: Tensor, canvas: tuple[int, int]) -> Surface:
@@ -124,24 +156,46 @@ class Likelihood:
         return (self._image(canvas) * moved[:-1]).sum() / overlap.clamp_min(1e-3).sqrt()
 
 
-def _filter(
-    above: _Kind, below: _Kind, depths: tuple[Tensor, Tensor], gap: int, spacing: tuple[float, float]
-) -> Callable[[tuple[int, int]], Tensor]:
-    """Fit the coherence of one kind: B u, for a canvas."""
-    size = (int(above.images.shape[-2]), int(above.images.shape[-1]))
-    spectra = [torch.fft.rfft2(kind.images) for kind in (above, below)]
-    model = coherence(spectra, depths, rings(size, spacing, above.finest))
-    matrix = _by_power(model, weights(model, gap, *(depth[: above.count] for depth in depths)))
-    return partial(_filtered, above.images[: above.count], matrix, (spacing, above.finest))
+class AcrossGap(Likelihood):
+    """Two slabs, each of which can be asked about itself as well (`comparison.SeesInside`)."""
+
+    def __init__(self, above: _Slab, below: _Slab, gap: int) -> None:
+        depths = (above.depth, below.depth)
+        kinds = list(zip(above.kinds, below.kinds, strict=True))
+        self._parts = [_Part.of(*kind, depths, gap, above.spacing) for kind in kinds]
+        self._slabs, self._lost = (above, below), gap + int(above.depth[0]) + int(below.depth[0])
+        # Where the layers that count would lie, kind by kind, were nothing lost between the slabs.
+        self._places = [(above.places(-1)[: one.count], below.places(1)[: other.count]) for one, other in kinds]
+        super().__init__(self._parts, above.known, below.known)
+
+    def inside(self) -> tuple[Comparison | None, Comparison | None]:
+        """See `comparison.SeesInside`."""
+        above, below = self._slabs
+        return self._of_slab(above, above.places(-1)), self._of_slab(below, below.places(1))
+
+    def _of_slab(self, slab: _Slab, layers: Sequence[int]) -> Comparison | None:
+        """Its nearest layers to the gap that lie as those of both slabs do, or as far apart as it is deep; with the
+        weights of the gap, so that the same details are looked at."""
+        index = {place: i for i, place in enumerate(layers)}
+        deep = max(map(abs, index))
+        for gap in range(min(self._lost, deep), -1, -1):
+            places = [(upper, [place + gap for place in lower]) for upper, lower in self._places]
+            wanted = [place for kind in places for side in kind for place in side]
+            found = [by for by in range(-2 * deep - 1, 2 * deep + 2) if all(place + by in index for place in wanted)]
+            if not found:
+                continue
+            repeats = sorted(found, key=abs)[:REPEATS]
+            parts = [
+                replace(part, upper=_layers(kind, index, upper, repeats), lower=_layers(kind, index, lower, repeats))
+                for part, kind, (upper, lower) in zip(self._parts, slab.kinds, places, strict=True)
+            ]
+            return Likelihood(parts, slab.known, slab.known)
+        return None
 
 
-def _filtered(
-    above: Tensor, matrix: Tensor, scale: tuple[tuple[float, float], float], canvas: tuple[int, int]
-) -> Tensor:
-    """B u: for each lower layer, (lower layers, rows, columns // 2 + 1)."""
-    ring = rings(canvas, *scale)
-    spectra = torch.fft.rfft2(above, s=canvas)
-    return torch.stack([(spectra * each[:, ring]).sum(0) for each in matrix.unbind(-1)])
+def _layers(kind: _Kind, index: Mapping[int, int], places: Sequence[int], repeats: Sequence[int]) -> Tensor:
+    """(m, k, h, w): layers at these places, repeated so much further."""
+    return kind.images[torch.tensor([[index[place + by] for place in places] for by in repeats])]
 
 
 def _image(filtered: Callable[[tuple[int, int]], Tensor], size: tuple[int, int], canvas: tuple[int, int]) -> Tensor:

@@ -6,9 +6,10 @@
                  coarse one is too coarse for the best        the peak, by Adam
         both       freed to an affine map, where asked for  -> the same with stretch
 
-Once as the slabs were cut and, less finely, once as they are in the gap's middle, if their tissue keeps its course
-(`flow.py`): structures that run at a slant have moved across a gap, and part. The surer of both answers counts;
-where the other look contradicts it, or is vague, it is believed less.
+Tissue at a slant has moved across a gap by itself. So slabs are looked at twice: as they were cut, less what the score
+sees move inside each of them (`inside.py`), and, less finely, as they are in the gap's middle, if each structure keeps
+its course (`flow.py`). Answers that agree are averaged, of others the surer one counts; where the other look
+contradicts it, or is vague, it is believed less.
 
 Convention: a point p = (y, x) of the lower window, from its centre ((h - 1) / 2, (w - 1) / 2), lies at R p + shift in
 the upper one, with x' = cos(a) x - sin(a) y + tx, y' = sin(a) x + cos(a) y + ty (`geometry.transform`); in voxels, or
@@ -29,11 +30,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from volpipe.errors import GeometryError
-from volpipe.geometry import Rigid
+from volpipe.geometry import Affine, Rigid
 from volpipe.geometry.raster import plane_size
 from volpipe.registration.comparison import LEAST_OVERLAP, Comparison, Prepared, Score
 from volpipe.registration.estimate import PairEstimate
 from volpipe.registration.flow import in_the_middle
+from volpipe.registration.inside import slant_inside
 from volpipe.registration.known import has_structure
 from volpipe.registration.refine import refined
 from volpipe.registration.scores import score_of
@@ -56,6 +58,10 @@ LATEST = 1.2  # voxels: a posterior that is narrower is narrower than the grid
 # Voxels of the coarse scale: a place that is wider is not told better by the fine one (light-sheet tissue, windows of
 # 256: 0.5 at 1 lost layer, 1.0 at 2, 2.8 at 4; success of both scales at 2 and 4: 0.90 and 0.90, 0.49 and 0.50).
 BLURRED = 0.7
+# Of an answer: the share of the other look, below which it is not asked. It is finer in one look than in the other, and
+# what is found to a tenth of a voxel is spoilt by what is found to one.
+LEAST_COUNTING = 0.2
+NARROWEST = 0.2  # voxels: no answer is finer
 # Of the share that both looks give an answer. What is called 0.86, 0.68, 0.38 is right in 1.00, 0.88, 0.47 at 1, 2 and
 # 4 lost layers (light-sheet tissue, windows of 256), 0.98 and 0.75 in 1.00 and 0.75 at 2 and 8 (neuropil, 192), 0.90,
 # 0.85, 0.78 in 0.96, 0.76, 0.62 at 0, 1, 2 (a whole brain, 96: too much of the hard ones); 60 to 200 trials each.
@@ -88,7 +94,8 @@ def register_pair(
         score: a name of `scores.SCORES`, or a callable of that kind; of carried slabs it is shown two layers.
         voxel_size_um: (z, y, x) or (y, x); then shifts are in micrometres, and voxels may be longer along one axis.
         around: middle of the prior, in the unit of shifts.
-        carry: also look at both slabs in the gap's middle; else as they were cut alone, which takes less time.
+        carry: take off what the tissue moves by itself, as each slab shows it, and look in the gap's middle as well;
+            else what is seen of the slabs as they were cut is the answer, which takes less time.
         affine: also tell how tissue is stretched, by up to 5 % (`stretch.py`); not free where it is not stretched.
 
     Returns:
@@ -111,20 +118,22 @@ def register_pair(
     scale = _factors(size)[-1] if affine else max(1, size // LEAST_CARRIED)  # stretch is told by the fine scale
     if carry and (carried := _carried(above.pooled(scale), below.pooled(scale), gap)):
         shown.append(carried)
-    each = [_Found.of(cache(score_of(score)(*one)), min(one[0].size), prior, near) for one in shown]
-    sure = [look.within(look.best.motion, near) for look in each]
-    found = each[sure.index(max(sure))]
-    confidence = _agreed([look.within(found.motion, near) for look in each], sure) ** CALIBRATION
-    freed = stretched(found.scales, found.motion, prior) if affine else None
-    as_cut = None if found is each[0] else each[0].motion
-    return PairEstimate(found.motion, confidence, confidence >= ACCEPTED, freed, as_cut)
+    each = [_Look.at(cache(score_of(score)(*one)), min(one[0].size), prior, near) for one in shown]
+    if carry:
+        each[0] = each[0].without_slant(near)
+    sure = [look.within(look.about, near) for look in each]
+    found = _joined(each, sure, near)
+    confidence = _agreed([look.within(found, near) for look in each], sure) ** CALIBRATION
+    freed = each[sure.index(max(sure))].stretched(found) if affine else None
+    as_cut = None if found == each[0].seen else each[0].seen
+    return PairEstimate(found, confidence, confidence >= ACCEPTED, freed, as_cut)
 
 
 def _carried(above: Window, below: Window, gap: int) -> tuple[Window, Window, int] | None:
-    """Both in the gap's middle, where they tell their course and something is left of them there, and the layers lost:
-    what tissue changes by is not undone, and blank layers are lost too."""
+    """Both in the gap's middle, where something was lost, they tell their course and something is left of them there;
+    and the layers lost: what tissue changes by is not undone, and blank layers are lost too."""
     layers = gap + 1 + int(above.depth[0]) + int(below.depth[0])
-    middle = in_the_middle(above.slab[::-1], below.slab, layers)
+    middle = in_the_middle(above.slab[::-1], below.slab, layers) if layers > 1 else None
     if middle is None or not all(any(map(has_structure, slab)) for slab in middle):
         return None
     one, other = (replace(window, factor=above.factor) for window in facing(*middle, above.spacing))
@@ -132,7 +141,7 @@ def _carried(above: Window, below: Window, gap: int) -> tuple[Window, Window, in
 
 
 @dataclass(frozen=True, eq=False)
-class _Found:
+class _Look:
     """What one look at the windows finds.
 
     Attributes:
@@ -141,6 +150,7 @@ class _Found:
         closer: what they were looked at by.
         prior: of the answer.
         prepared, size: what was looked at, and its voxels across.
+        slant: what of all that is seen is the tissue's own motion.
     """
 
     places: list[tuple[Landscape, float]]
@@ -149,9 +159,10 @@ class _Found:
     prior: Prior
     prepared: Prepared
     size: int
+    slant: Rigid = MIDDLE
 
     @classmethod
-    def of(cls, prepared: Prepared, size: int, prior: Prior, near: tuple[float, float]) -> _Found:
+    def at(cls, prepared: Prepared, size: int, prior: Prior, near: tuple[float, float]) -> _Look:
         factors = _factors(size)
         coarse = prepared(factors[0])
         wide = _places(landscape(coarse, prior, TEMPER), near)
@@ -161,13 +172,32 @@ class _Found:
         best = modes(heaviest, 1, 2 * near[0], 2 * near[1])[0]
         return cls(places, best, closer, prior, prepared, size)
 
+    def without_slant(self, near: tuple[float, float]) -> _Look:
+        """The same less what is seen inside the slabs."""
+        return replace(self, slant=slant_inside(self.scales[0], self.best.motion, near, CLOSER_TEMPER))
+
     @cached_property
-    def motion(self) -> Rigid:
-        """The answer: the mean of the best place, unless that place is narrower than LATEST voxels: then the grid is
-        too coarse for it, and the score itself is climbed."""
+    def seen(self) -> Rigid:
+        """The mean of the best place, unless that place is narrower than LATEST voxels: then the grid is too coarse for
+        it, and the score itself is climbed."""
         mean = self.prior.clamped(self.best.motion)
-        sharp = _spread(self.best, self.closer) < LATEST * min(self.closer.spacing)
+        sharp = self.spread < LATEST * min(self.closer.spacing)
         return refined(self.closer, mean, self.prior) if sharp else mean
+
+    @property
+    def answer(self) -> Rigid:
+        """Where the lower window lies."""
+        return self.prior.clamped(self.slant.inverse @ self.seen)
+
+    @property
+    def about(self) -> Rigid:
+        """The answer, to a voxel."""
+        return self.slant.inverse @ self.best.motion
+
+    @property
+    def spread(self) -> float:
+        """How wide the best place is, in the unit of shifts."""
+        return _spread(self.best, self.closer)
 
     @property
     def scales(self) -> list[Comparison]:
@@ -177,8 +207,39 @@ class _Found:
     def within(self, motion: Rigid, near: tuple[float, float]) -> float:
         """Of all that is likely, what lies within the tolerances of any motion (of places that overlap, a little
         twice)."""
-        here = [(float((seen.posterior() * seen.near(motion, *near)).sum()), share) for seen, share in self.places]
-        return sum(inside * share for inside, share in here)
+        here = self.slant @ motion
+        parts = [(float((seen.posterior() * seen.near(here, *near)).sum()), share) for seen, share in self.places]
+        return sum(inside * share for inside, share in parts)
+
+    def stretched(self, found: Rigid) -> Affine:
+        """A motion with the stretch that this look tells."""
+        return stretched(self.scales, self.prior.clamped(self.slant @ found), self.prior, self.slant)
+
+
+def _joined(looks: Sequence[_Look], sure: Sequence[float], near: tuple[float, float]) -> Rigid:
+    """The mean of the surest look and of those that agree with it, each by how sure it is, over the variance."""
+    surest = looks[sure.index(max(sure))]
+    weights = [
+        share / max(look.spread, NARROWEST * min(look.closer.spacing)) ** 2 if _agree(look, surest, near) else 0.0
+        for look, share in zip(looks, sure, strict=True)
+    ]
+    counting = [
+        (look.answer, weight)
+        for look, weight in zip(looks, weights, strict=True)
+        if weight > LEAST_COUNTING * sum(weights)
+    ]
+    if len(counting) < 2:
+        return counting[0][0] if counting else surest.answer
+    total = sum(weight for _, weight in counting)
+    mean = sum(np.array([one.angle_rad, *one.shift]) * (weight / total) for one, weight in counting)
+    angle, row, column = map(float, np.asarray(mean))
+    return Rigid(angle, (row, column))
+
+
+def _agree(look: _Look, other: _Look, near: tuple[float, float]) -> bool:
+    """Whether two answers may both be right."""
+    apart = math.hypot(*(a - b for a, b in zip(look.about.shift, other.about.shift, strict=True)))
+    return apart <= 2 * near[1] and abs(look.about.angle_rad - other.about.angle_rad) <= 2 * near[0]
 
 
 def _agreed(shares: Sequence[float], sure: Sequence[float]) -> float:

@@ -36,19 +36,20 @@ NEAR = 4.0  # voxels that the shift, or a point at half the width, may go at eac
 ASKEW = torch.tensor([1.0, 1.0, 2.0], dtype=torch.float64)  # yy, xx, yx: how often each stands in E
 
 
-def stretched(scales: Sequence[Comparison], start: Rigid, prior: Prior) -> Affine:
+def stretched(scales: Sequence[Comparison], start: Rigid, prior: Prior, slant: Rigid) -> Affine:
     """Climb from a rigid motion to an affine map.
 
     Args:
         scales: the windows, coarse ones first.
-        start: `upper_from_lower`; of the prior.
+        start: `upper_from_lower`, as it is seen; of the prior.
         prior: of the turn and the shift.
+        slant: what of all that is seen is the tissue's own motion; it is taken off.
     """
     numbers = [start.angle_rad, *start.shift, 0.0, 0.0, 0.0]
     for comparison in scales:
         numbers = _freed(comparison, numbers, prior)
     angle, row, column, along_y, along_x, askew = numbers
-    turn = prior.clamped(Rigid(angle, (row, column)))
+    turn = prior.clamped(slant.inverse @ Rigid(angle, (row, column)))
     return Affine.of(turn) @ Affine(((1 + along_y, askew), (askew, 1 + along_x)))
 
 
