@@ -64,7 +64,7 @@ def _given() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--max-shift", type=float, default=0.1)
     parser.add_argument("--max-angle", type=float, default=0.1)
-    parser.add_argument("--bend", type=float, default=0.0, help="of lower windows, root mean square, share of the width")
+    parser.add_argument("--bend", type=float, default=0.0, help="of lower windows, share of the width (`bends.py`)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--name", default="cpu", help=f"of the result in {RESULTS.name}/")
