@@ -55,6 +55,14 @@ def test_slabs_cut_from_one_volume_are_found_as_volumes_of_their_own_and_as_arra
     assert [(slab.layers, slab.gap_layers) for slab in made[1].slabs] == [((1, 5), 1), ((6, 10), 0)]
 
 
+def test_slabs_of_several_dtypes_are_told_before_warp_refuses_them(slabs_file, store, cuts, tmp_path):
+    other = slabs_file({1: store(cuts[1].astype(np.uint16))})
+    told = dict(RegisterJob(slabs=str(other), output=str(tmp_path / "out")).plan(PLENTY).facts)
+    assert told["dtypes"] == "uint16, uint8: registered as they are, but warp wants slabs of one"
+    same = RegisterJob(slabs=str(slabs_file()), output=str(tmp_path / "out")).plan(PLENTY)
+    assert "dtypes" not in dict(same.facts)
+
+
 def test_poses_by_hand_are_held(two, tmp_path):
     by_hand = Rigid(0.1, (2.0, -1.0))
     anchors = {1: {"angle_rad": 0.1, "shift_um": [2.0, -1.0]}}

@@ -79,7 +79,7 @@ class RegisterJob(Fields):
             begin_results(self.output, replace=replace)
 
     def finish(self, plan: Plan, value: Any) -> str:
-        """Write the transforms file, and say how many pairs were trusted and which slabs are bridged."""
+        """Write the transforms file, and say which pairs were trusted or contradicted and which slabs are bridged."""
         from volpipe.jobs.register_plan import fieldless
         from volpipe.jobs.register_stack import FoundStack
         from volpipe.volume.folder import absolute, open_folder
@@ -95,7 +95,7 @@ class RegisterJob(Fields):
             finish_results(self.output, {"provenance": provenance})
         told = {"bridged": found.bridged, "without a field": fieldless(self._setup)}
         slabs = [f"; {what}: slabs {', '.join(map(str, which))}" for what, which in told.items() if which]
-        return f"{found.trusted} of {found.pairs} pairs were trusted{''.join(slabs)}"
+        return found.told + "".join(slabs)
 
     def _slabs(self, found: Any) -> Iterator[Slab]:
         from volpipe.jobs.register_plan import fields_of

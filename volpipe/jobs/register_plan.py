@@ -98,12 +98,15 @@ def _facts(setup: Setup, stage: Stage, trees: Trees | None, promise: int) -> tup
     stack = setup.stack
     missing = len(stack.readers) - len(stack.there)
     size = ", ".join(f"{part:g}" for part in stack.canvas_size_um[1:])
+    dtypes = sorted({stack.reader(slab).sources[0][1].dtype.name for slab in stack.there})
+    mixed = (("dtypes", f"{', '.join(dtypes)}: registered as they are, but warp wants slabs of one"),)
     return (
         ("slabs", f"{len(stack.readers)}, {missing} of them missing"),
         ("layers", f"{sum(stack.layers)} and {sum(stack.gaps)} lost between"),
         ("compared", f"as {plain.by(stack.canvas)} voxels of {size} um (y, x), by {setup.job.score}"),
         ("pairs", f"{len(stage.pairs)}"),
         ("trees", _trees_text(trees)),
+        *(mixed if len(dtypes) > 1 else ()),
         ("memory", f"{plain.size(promise)} promised per worker"),
     )
 

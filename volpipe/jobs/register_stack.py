@@ -152,15 +152,22 @@ class FoundStack:
     Attributes:
         poses: reconstruction_from_slab.
         motions: upper_from_lower as it was seen, of the pairs that were trusted and that no others contradict.
-        trusted, pairs: how many.
+        trusted, contradicted, pairs: how many; what is contradicted was trusted, until others spoke against it.
         bridged: slabs whose pose is interpolated.
     """
 
     poses: tuple[Rigid, ...]
     motions: Mapping[Pair, Rigid]
     trusted: int
+    contradicted: int
     pairs: int
     bridged: tuple[int, ...]
+
+    @property
+    def told(self) -> str:
+        """How many pairs were trusted."""
+        against = f", {self.contradicted} of them contradicted by others" if self.contradicted else ""
+        return f"{self.trusted} of {self.pairs} pairs were trusted{against}"
 
     def above(self, slab: int) -> int | None:
         """The nearest slab above that such a pair joins it to."""
@@ -172,9 +179,10 @@ class FoundStack:
         stored = get(folder, FOUND)
         honest = [pair for pair in stored["pairs"] if pair["weight"] >= HONEST]
         motions = {(pair["upper"], pair["lower"]): edge_of(pair).estimate.transform for pair in honest}
-        trusted = sum(pair["weight"] > 0 for pair in stored["pairs"])
+        trusted = [pair for pair in stored["pairs"] if pair["weight"] > 0]
+        contradicted = sum(pair["weight"] < HONEST * pair["confidence"] for pair in trusted)
         poses = tuple(map(motion_of, stored["poses"]))
-        return cls(poses, motions, trusted, len(stored["pairs"]), tuple(stored["bridged"]))
+        return cls(poses, motions, len(trusted), contradicted, len(stored["pairs"]), tuple(stored["bridged"]))
 
 
 # ---------------------------------------------------------------------- as JSON

@@ -99,7 +99,7 @@ class _Found:
         return (
             ("slabs", f"{len(stack.layers)}, of {sum(stack.layers)} layers; {sum(stack.gaps)} layers lost between"),
             ("voxels", f"{size} µm (z, y, x)"),
-            ("pairs", f"{found.trusted} of {found.pairs} trusted"),
+            ("pairs", found.told),
             ("bridged", _numbers(found.bridged) + " (poses are interpolated)" * bool(found.bridged)),
             ("missing", _numbers(missing)),
             ("bent", f"{len(self.fields)} slabs have a field" if self.fields else "no slab has a field"),
