@@ -37,7 +37,12 @@ def bent(trial: Trial, by: float, number: int) -> Trial:
     size = trial.lower.shape[-1] - LARGER
     inner = slice(LARGER // 2, -(LARGER // 2))
     at = np.indices((size, size), float) + LARGER // 2
-    at += by * size * field(np.random.default_rng((number, round(1e6 * by))), size)
+    displaced = by * size * field(np.random.default_rng((number, round(1e6 * by))), size)
+    if np.abs(displaced).max() > LARGER / 2:
+        raise SystemExit(
+            f"bend {by}: {np.abs(displaced).max():.0f} voxels at most; a window has {LARGER // 2} around it"
+        )
+    at += displaced
     lower = np.stack([ndimage.map_coordinates(layer, at, order=3, mode="nearest") for layer in trial.lower])
     return replace(trial, upper=np.ascontiguousarray(trial.upper[:, inner, inner]), lower=lower)
 

@@ -6,7 +6,7 @@
                      .surface  for turned images: the score at every whole shift, by FFT
                      .value    for moved images: the score there, differentiable
 
-    .inside                   of a score that offers it (`SeesInside`): the same inside each slab, where nothing moved
+    .inside_slabs             of a score that offers it (`SeesInside`): the same inside each slab, where nothing moved
 
 The law that ties both: `surface` at a shift is `value` of images moved by that shift. A score may have any unit, but
 where nothing fits it scatters about one level by one deviation, whatever the overlap: the search takes that deviation
@@ -67,10 +67,9 @@ class SeesInside(Protocol):
     """A comparison that can be asked about each slab itself: what it sees move there, it takes for a shift across the
     gap as well (`inside.py`)."""
 
-    def inside(self) -> tuple[Comparison | None, Comparison | None]:
+    def inside_slabs(self) -> tuple[Comparison | None, Comparison | None]:
         """Layers of the upper slab, and of the lower one, against others of the same slab, which lie as they were cut:
-        the same score by the same details, as far apart as both slabs are, or as one is deep; None of one with too few
-        layers."""
+        the same score by the same details, as far apart as both slabs are; None of one that is not as deep."""
         ...
 
 

@@ -163,34 +163,36 @@ class AcrossGap(Likelihood):
         depths = (above.depth, below.depth)
         kinds = list(zip(above.kinds, below.kinds, strict=True))
         self._parts = [_Part.of(*kind, depths, gap, above.spacing) for kind in kinds]
-        self._slabs, self._lost = (above, below), gap + int(above.depth[0]) + int(below.depth[0])
-        # Where the layers that count would lie, kind by kind, were nothing lost between the slabs.
-        self._places = [(above.places(-1)[: one.count], below.places(1)[: other.count]) for one, other in kinds]
+        self._slabs = above, below
+        lost = gap + int(above.depth[0]) + int(below.depth[0])
+        upper, lower = above.places(-1), [place + lost for place in below.places(1)]
+        self._places = [(upper[: one.count], lower[: other.count]) for one, other in kinds]  # of layers that count
         super().__init__(self._parts, above.known, below.known)
 
-    def inside(self) -> tuple[Comparison | None, Comparison | None]:
+    def inside_slabs(self) -> tuple[Comparison | None, Comparison | None]:
         """See `comparison.SeesInside`."""
         above, below = self._slabs
         return self._of_slab(above, above.places(-1)), self._of_slab(below, below.places(1))
 
     def _of_slab(self, slab: _Slab, layers: Sequence[int]) -> Comparison | None:
-        """Its nearest layers to the gap that lie as those of both slabs do, or as far apart as it is deep; with the
-        weights of the gap, so that the same details are looked at."""
+        """Its nearest layers to the gap that lie as those of both slabs do. (With the same weights layers that lie
+        closer show another slant, which may point the other way: weights across a gap continue what changes.)"""
         index = {place: i for i, place in enumerate(layers)}
-        deep = max(map(abs, index))
-        for gap in range(min(self._lost, deep), -1, -1):
-            places = [(upper, [place + gap for place in lower]) for upper, lower in self._places]
-            wanted = [place for kind in places for side in kind for place in side]
-            found = [by for by in range(-2 * deep - 1, 2 * deep + 2) if all(place + by in index for place in wanted)]
-            if not found:
-                continue
-            repeats = sorted(found, key=abs)[:REPEATS]
-            parts = [
-                replace(part, upper=_layers(kind, index, upper, repeats), lower=_layers(kind, index, lower, repeats))
-                for part, kind, (upper, lower) in zip(self._parts, slab.kinds, places, strict=True)
-            ]
-            return Likelihood(parts, slab.known, slab.known)
-        return None
+        repeats = _repeats(index, [place for kind in self._places for side in kind for place in side])
+        if not repeats:
+            return None
+        parts = [
+            replace(part, upper=_layers(kind, index, upper, repeats), lower=_layers(kind, index, lower, repeats))
+            for part, kind, (upper, lower) in zip(self._parts, slab.kinds, self._places, strict=True)
+        ]
+        return Likelihood(parts, slab.known, slab.known)
+
+
+def _repeats(index: Mapping[int, int], places: Sequence[int]) -> list[int]:
+    """How much further all of these places are layers of a slab: the nearest to the gap, REPEATS at most."""
+    first = min(places)
+    further = [place - first for place in index]
+    return sorted((by for by in further if all(place + by in index for place in places)), key=abs)[:REPEATS]
 
 
 def _layers(kind: _Kind, index: Mapping[int, int], places: Sequence[int], repeats: Sequence[int]) -> Tensor:

@@ -6,10 +6,10 @@
                  coarse one is too coarse for the best        the peak, by Adam
         both       freed to an affine map, where asked for  -> the same with stretch
 
-Tissue at a slant has moved across a gap by itself. So slabs are looked at twice: as they were cut, less what the score
-sees move inside each of them (`inside.py`), and, less finely, as they are in the gap's middle, if each structure keeps
-its course (`flow.py`). Answers that agree are averaged, of others the surer one counts; where the other look
-contradicts it, or is vague, it is believed less.
+Tissue at a slant has moved across a gap by itself. So slabs are looked at as they were cut, less what the score sees
+move inside each of them, if they are as deep as the gap (`inside.py`), and, less finely, where layers are lost or that
+is not told, as they are in the gap's middle, if each structure keeps its course (`flow.py`). The surer answer counts,
+or the mean where both know the slant and agree; where the other look contradicts it, or is vague, it is believed less.
 
 Convention: a point p = (y, x) of the lower window, from its centre ((h - 1) / 2, (w - 1) / 2), lies at R p + shift in
 the upper one, with x' = cos(a) x - sin(a) y + tx, y' = sin(a) x + cos(a) y + ty (`geometry.transform`); in voxels, or
@@ -40,6 +40,7 @@ from volpipe.registration.known import has_structure
 from volpipe.registration.refine import refined
 from volpipe.registration.scores import score_of
 from volpipe.registration.search import Landscape, Mode, Prior, landscape, modes
+from volpipe.registration.slant import put_on, taken_off
 from volpipe.registration.stretch import stretched
 from volpipe.registration.window import Window, facing
 
@@ -94,8 +95,9 @@ def register_pair(
         score: a name of `scores.SCORES`, or a callable of that kind; of carried slabs it is shown two layers.
         voxel_size_um: (z, y, x) or (y, x); then shifts are in micrometres, and voxels may be longer along one axis.
         around: middle of the prior, in the unit of shifts.
-        carry: take off what the tissue moves by itself, as each slab shows it, and look in the gap's middle as well;
-            else what is seen of the slabs as they were cut is the answer, which takes less time.
+        carry: take off what the tissue moves by itself, as each slab shows it to a score that sees inside (the
+            likelihood, of slabs of 4 layers and the lost ones), and look in the gap's middle as well; else what is seen
+            of the slabs as they were cut is the answer, which takes less time.
         affine: also tell how tissue is stretched, by up to 5 % (`stretch.py`); not free where it is not stretched.
 
     Returns:
@@ -114,13 +116,18 @@ def register_pair(
     size, width = min(above.size), _width(above.size, spacing)
     prior, near = Prior(around, max_angle_rad, (max_shift * width,) * 2), _tolerances(size, width)
     _check_overlap(above.size, spacing, prior)
-    shown = [(above, below, gap)]
     scale = _factors(size)[-1] if affine else max(1, size // LEAST_CARRIED)  # stretch is told by the fine scale
-    if carry and (carried := _carried(above.pooled(scale), below.pooled(scale), gap)):
-        shown.append(carried)
-    each = [_Look.at(cache(score_of(score)(*one)), min(one[0].size), prior, near) for one in shown]
+
+    def look(*shown: Any, slant: Rigid | None = None) -> _Look:
+        found = _Look.at(cache(score_of(score)(*shown)), min(shown[0].size), prior, near)
+        return replace(found, slant=slant)
+
+    each = [look(above, below, gap)]
     if carry:
-        each[0] = each[0].without_slant(near)
+        each[0] = each[0].asked_inside(near)
+        lost = gap + int(above.depth[0]) + int(below.depth[0])
+        if (lost or each[0].slant is None) and (carried := _carried(above.pooled(scale), below.pooled(scale), lost)):
+            each.append(look(*carried, slant=MIDDLE))
     sure = [look.within(look.about, near) for look in each]
     found = _joined(each, sure, near)
     confidence = _agreed([look.within(found, near) for look in each], sure) ** CALIBRATION
@@ -129,15 +136,14 @@ def register_pair(
     return PairEstimate(found, confidence, confidence >= ACCEPTED, freed, as_cut)
 
 
-def _carried(above: Window, below: Window, gap: int) -> tuple[Window, Window, int] | None:
-    """Both in the gap's middle, where something was lost, they tell their course and something is left of them there;
-    and the layers lost: what tissue changes by is not undone, and blank layers are lost too."""
-    layers = gap + 1 + int(above.depth[0]) + int(below.depth[0])
-    middle = in_the_middle(above.slab[::-1], below.slab, layers) if layers > 1 else None
+def _carried(above: Window, below: Window, lost: int) -> tuple[Window, Window, int] | None:
+    """Both in the gap's middle, where they tell their course and something is left of them there, and the layers lost,
+    blank ones too: what tissue changes by is not undone."""
+    middle = in_the_middle(above.slab[::-1], below.slab, lost + 1)
     if middle is None or not all(any(map(has_structure, slab)) for slab in middle):
         return None
     one, other = (replace(window, factor=above.factor) for window in facing(*middle, above.spacing))
-    return one, other, layers - 1
+    return one, other, lost
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +156,7 @@ class _Look:
         closer: what they were looked at by.
         prior: of the answer.
         prepared, size: what was looked at, and its voxels across.
-        slant: what of all that is seen is the tissue's own motion.
+        slant: what of all that is seen is the tissue's own motion; None where that is not told.
     """
 
     places: list[tuple[Landscape, float]]
@@ -159,7 +165,7 @@ class _Look:
     prior: Prior
     prepared: Prepared
     size: int
-    slant: Rigid = MIDDLE
+    slant: Rigid | None = None
 
     @classmethod
     def at(cls, prepared: Prepared, size: int, prior: Prior, near: tuple[float, float]) -> _Look:
@@ -172,8 +178,8 @@ class _Look:
         best = modes(heaviest, 1, 2 * near[0], 2 * near[1])[0]
         return cls(places, best, closer, prior, prepared, size)
 
-    def without_slant(self, near: tuple[float, float]) -> _Look:
-        """The same less what is seen inside the slabs."""
+    def asked_inside(self, near: tuple[float, float]) -> _Look:
+        """The same less what is seen inside the slabs, if it is."""
         return replace(self, slant=slant_inside(self.scales[0], self.best.motion, near, CLOSER_TEMPER))
 
     @cached_property
@@ -187,12 +193,12 @@ class _Look:
     @property
     def answer(self) -> Rigid:
         """Where the lower window lies."""
-        return self.prior.clamped(self.slant.inverse @ self.seen)
+        return self.prior.clamped(taken_off(self.slant or MIDDLE, self.seen))
 
     @property
     def about(self) -> Rigid:
         """The answer, to a voxel."""
-        return self.slant.inverse @ self.best.motion
+        return taken_off(self.slant or MIDDLE, self.best.motion)
 
     @property
     def spread(self) -> float:
@@ -207,39 +213,37 @@ class _Look:
     def within(self, motion: Rigid, near: tuple[float, float]) -> float:
         """Of all that is likely, what lies within the tolerances of any motion (of places that overlap, a little
         twice)."""
-        here = self.slant @ motion
+        here = put_on(self.slant or MIDDLE, motion)
         parts = [(float((seen.posterior() * seen.near(here, *near)).sum()), share) for seen, share in self.places]
         return sum(inside * share for inside, share in parts)
 
     def stretched(self, found: Rigid) -> Affine:
         """A motion with the stretch that this look tells."""
-        return stretched(self.scales, self.prior.clamped(self.slant @ found), self.prior, self.slant)
+        slant = self.slant or MIDDLE
+        return stretched(self.scales, self.prior.clamped(put_on(slant, found)), self.prior, slant)
+
+    def agrees(self, other: _Look, near: tuple[float, float]) -> bool:
+        """Whether both answers may be right, and err by no slant."""
+        one, two = self.about, other.about
+        apart = math.hypot(*(a - b for a, b in zip(one.shift, two.shift, strict=True)))
+        near_by = apart <= 2 * near[1] and abs(one.angle_rad - two.angle_rad) <= 2 * near[0]
+        return near_by and self.slant is not None and other.slant is not None
 
 
 def _joined(looks: Sequence[_Look], sure: Sequence[float], near: tuple[float, float]) -> Rigid:
-    """The mean of the surest look and of those that agree with it, each by how sure it is, over the variance."""
-    surest = looks[sure.index(max(sure))]
+    """The answer of the surest look, or the mean with those that agree, each by how sure it is over its variance."""
+    first = sure.index(max(sure))
     weights = [
-        share / max(look.spread, NARROWEST * min(look.closer.spacing)) ** 2 if _agree(look, surest, near) else 0.0
+        share / max(look.spread, NARROWEST * min(look.closer.spacing)) ** 2 if look.agrees(looks[first], near) else 0.0
         for look, share in zip(looks, sure, strict=True)
     ]
-    counting = [
-        (look.answer, weight)
-        for look, weight in zip(looks, weights, strict=True)
-        if weight > LEAST_COUNTING * sum(weights)
-    ]
-    if len(counting) < 2:
-        return counting[0][0] if counting else surest.answer
-    total = sum(weight for _, weight in counting)
-    mean = sum(np.array([one.angle_rad, *one.shift]) * (weight / total) for one, weight in counting)
-    angle, row, column = map(float, np.asarray(mean))
+    least = LEAST_COUNTING * sum(weights)
+    counting = [(looks[i].answer, weight) for i, weight in enumerate(weights) if i == first or weight > least]
+    if len(counting) == 1:
+        return counting[0][0]
+    parts = np.array([[motion.angle_rad, *motion.shift] for motion, _ in counting])
+    angle, row, column = map(float, np.average(parts, axis=0, weights=[weight for _, weight in counting]))
     return Rigid(angle, (row, column))
-
-
-def _agree(look: _Look, other: _Look, near: tuple[float, float]) -> bool:
-    """Whether two answers may both be right."""
-    apart = math.hypot(*(a - b for a, b in zip(look.about.shift, other.about.shift, strict=True)))
-    return apart <= 2 * near[1] and abs(look.about.angle_rad - other.about.angle_rad) <= 2 * near[0]
 
 
 def _agreed(shares: Sequence[float], sure: Sequence[float]) -> float:

@@ -40,6 +40,16 @@ def seen_from(pose: Rigid, rate: Rate) -> Rate:
     return rate_of(pose @ motion_of(rate, 1) @ pose.inverse, 1)
 
 
+def put_on(slant: Rigid, motion: Rigid) -> Rigid:
+    """`slant @ motion`, its angle counted on from the motion's: a prior about half a turn has both sides of it."""
+    return Rigid(motion.angle_rad + slant.angle_rad, (slant @ motion).shift)
+
+
+def taken_off(slant: Rigid, motion: Rigid) -> Rigid:
+    """The inverse of `put_on`."""
+    return put_on(slant.inverse, motion)
+
+
 def _chord(angle: float) -> float:
     """Chord over arc of a turn."""
     return float(np.sinc(angle / math.tau))

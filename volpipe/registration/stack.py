@@ -6,10 +6,10 @@
     gap 1     ?             lost(0, 2) = gap 0 + layers of slab 1 + gap 1
     slab 2  ====
 
-Tissue that runs at a slant moves between two faces by itself, and that must not move the slabs. `register_pair` looks
-at both slabs in the gap's middle too, where that is gone. Over a gap of few layers, where the faces are alike, more can
-be told: the faces are aligned to a hundredth of a voxel (faces.py), and so, measured alike, are layers as far apart
-inside both slabs, of the same tissue; their motion is taken off (slant.py).
+Tissue that runs at a slant moves between two faces by itself, and that must not move the slabs. `register_pair` takes
+off what it sees move inside both slabs, and looks at them in the gap's middle, where it is gone. Over a gap of few
+layers, where the faces are alike, more can be told: the faces are aligned to a hundredth of a voxel (faces.py), and so,
+measured alike, are layers as far apart inside both slabs, of the same tissue; their motion is taken off (slant.py).
 
 Neighbours and skip pairs go into one robust solve (solve.py). A slab that is missing is `None`, or blank: all NaN, or
 all of one value.
@@ -65,8 +65,8 @@ def register_slabs(
             slides independently of each other.
         max_angle_rad: of any pair.
         score: of `register_pair`.
-        slant: what the tissue moves with depth by itself is taken off, where that shows; else pairs are told not to
-            carry slabs.
+        slant: what the tissue moves with depth by itself is taken off, where that shows; else pairs are told to tell
+            what they see (`carry=False`).
         voxel_size_um: (z, y, x) or (y, x); then shifts are in micrometres.
         anchors: poses by hand, which are held: index -> pose in slab 0's frame.
         skips: further pairs (i, i + skip) besides the neighbours.

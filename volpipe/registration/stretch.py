@@ -25,6 +25,7 @@ from volpipe.registration.comparison import LEAST_OVERLAP, Comparison
 from volpipe.registration.refine import climbed
 from volpipe.registration.resample import moved
 from volpipe.registration.search import Prior, canvas_of, level_and_scatter
+from volpipe.registration.slant import taken_off
 
 # Of windows of 256 of light-sheet tissue; with 0.01 a stretch of 0.04 was not found across a lost layer, with 0.03 two
 # lost layers made stretch up.
@@ -49,7 +50,7 @@ def stretched(scales: Sequence[Comparison], start: Rigid, prior: Prior, slant: R
     for comparison in scales:
         numbers = _freed(comparison, numbers, prior)
     angle, row, column, along_y, along_x, askew = numbers
-    turn = prior.clamped(slant.inverse @ Rigid(angle, (row, column)))
+    turn = prior.clamped(taken_off(slant, Rigid(angle, (row, column))))
     return Affine.of(turn) @ Affine(((1 + along_y, askew), (askew, 1 + along_x)))
 
 
