@@ -8,9 +8,11 @@ from made_tissue import Waves
 
 from volpipe import register_pair
 from volpipe.geometry import Rigid
+from volpipe.registration import inside as inside_slabs
 from volpipe.registration import pair
-from volpipe.registration.inside import REACH, slant_inside
+from volpipe.registration.inside import slant_inside
 from volpipe.registration.scores import SCORES
+from volpipe.registration.search import Prior
 from volpipe.registration.window import facing
 
 SIZE = (128, 128)
@@ -115,9 +117,11 @@ def test_what_moves_by_a_part_of_a_voxel_is_not_drawn_to_the_grid():
     assert measured == pytest.approx(seen_across(*slabs, 0), abs=0.05)
 
 
-def test_tissue_that_moves_further_than_tissue_does_is_not_followed():
-    slabs = leaning((4.0, 0.0), (4.0, 0.0))
-    assert abs(inside(across(*slabs, 2))[1]) <= REACH * NEAR[1] + 1
+def test_tissue_is_looked_for_within_twice_the_tolerances(monkeypatch):
+    priors, search = [], inside_slabs.landscape
+    monkeypatch.setattr(inside_slabs, "landscape", lambda *given: priors.append(given[1]) or search(*given))
+    inside(across(*leaning((0.4, 0.0), (0.4, 0.0)), 2))
+    assert priors == [Prior(Rigid(), 0.02, (0.04 * 128, 0.04 * 128))] * 2
 
 
 def test_slabs_that_are_not_as_deep_as_the_gap_tell_nothing():
