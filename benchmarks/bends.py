@@ -49,8 +49,8 @@ def bent(trial: Trial, by: float, number: int) -> Trial:
 
 def field(random: np.random.Generator, size: int) -> NDArray[np.float64]:
     """(2, size, size) displacements in y and x: mean square length 1, without shift or turn."""
-    noise = random.standard_normal((2, size, size))
-    smooth = np.stack([ndimage.gaussian_filter(one, SMOOTH * size, mode="nearest") for one in noise])
+    noise = random.standard_normal((2, 2 * size, 2 * size))  # wrapped, and of that a part: no side is like another
+    smooth = np.stack([ndimage.gaussian_filter(one, SMOOTH * size, mode="wrap")[:size, :size] for one in noise])
     smooth -= smooth.mean((1, 2), keepdims=True)
     y, x = np.indices((size, size)) - (size - 1) / 2
     turn = np.stack([x, -y])

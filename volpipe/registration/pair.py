@@ -59,13 +59,12 @@ LATEST = 1.2  # voxels: a posterior that is narrower is narrower than the grid
 # Voxels of the coarse scale: a place that is wider is not told better by the fine one (light-sheet tissue, windows of
 # 256: 0.5 at 1 lost layer, 1.0 at 2, 2.8 at 4; success of both scales at 2 and 4: 0.90 and 0.90, 0.49 and 0.50).
 BLURRED = 0.7
-# Of an answer: the share of the other look, below which it is not asked. It is finer in one look than in the other, and
-# what is found to a tenth of a voxel is spoilt by what is found to one.
+# Of all looks' weight, for one to count: what is found to a tenth of a voxel is only spoilt by what is found to one.
 LEAST_COUNTING = 0.2
 NARROWEST = 0.2  # voxels: no answer is finer
-# Of the share that both looks give an answer. What is called 0.86, 0.68, 0.38 is right in 1.00, 0.88, 0.47 at 1, 2 and
-# 4 lost layers (light-sheet tissue, windows of 256), 0.98 and 0.75 in 1.00 and 0.75 at 2 and 8 (neuropil, 192), 0.90,
-# 0.85, 0.78 in 0.96, 0.76, 0.62 at 0, 1, 2 (a whole brain, 96: too much of the hard ones); 60 to 200 trials each.
+# Of the share that the looks give an answer. What is called 0.86, 0.69, 0.39 is right in 1.00, 0.90, 0.46 at 1, 2 and 4
+# lost layers (light-sheet tissue, windows of 256), 0.77 in 0.78 at 8 (neuropil, 192), 0.90 and 0.86 in 0.98 and 0.82 at
+# 0 and 1 (a whole brain, 96: what fails there is called as sure as what does not); 60 to 200 trials each.
 CALIBRATION = 0.3
 ACCEPTED = 0.9  # confidence
 MIDDLE = Rigid()
