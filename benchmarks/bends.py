@@ -21,7 +21,7 @@ SMOOTH = 1 / 6  # of the window's width: deviation of the Gaussian that noise is
 
 
 def larger(options: TrialOptions) -> TrialOptions:
-    """Of trials to be bent: with the same shifts in voxels."""
+    """Of trials to be bent: with the same shifts in voxels, at other places of the volume."""
     window = options.window + LARGER
     return replace(options, window=window, max_shift=options.max_shift * options.window / window)
 

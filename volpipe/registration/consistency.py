@@ -5,11 +5,12 @@
     run 1          |------------------------|        its windows lie elsewhere on the tissue, at every level of the tree
     cells            |---|---|---|---|---|---|       those of run 0 (a finest window each) that every run sees whole
 
-A run is what `register` does of a pair: both crops whole, then the tree from there, the root as wide as the crop. A
-cell's displacement is where its centre comes from, lower less upper, by the run's leaf that holds the centre; leaves
-that are not trusted have their parent's motion. What is trustworthy comes out the same from every start, so that the
-spread of a cell over the runs may tell its error where no truth is known (the manuscript's section 3.2, which takes the
-mean over all cells and leaves the rest open).
+A run is what `register` does of a pair: both crops whole, then the tree from there, the root as wide as the crop. (But
+`register` takes the tissue's slant off what nodes see as well; here trusted ones keep it, and err by it.) A cell's
+displacement is where its centre comes from, lower less upper, by the run's leaf that holds the centre; leaves that are
+not trusted have their parent's motion. What is trustworthy comes out the same from every start, so that the spread of a
+cell over the runs may tell its error where no truth is known (the manuscript's section 3.2, which takes the mean over
+all cells and leaves the rest open).
 
 Convention: places are voxels from the slabs' centres, (y, x); motions are `upper_from_lower` about these centres.
 """
