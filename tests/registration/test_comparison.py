@@ -60,6 +60,16 @@ def test_a_dot_lies_where_its_stretch_says():
     assert centroid(image, spacing) == pytest.approx(tuple(motion(at)), abs=0.05)
 
 
+@pytest.mark.parametrize("canvas", [None, (81, 90)])
+def test_a_dot_lies_before_where_a_field_takes_it_from(canvas):
+    """Sampled so much further on, an image shows a dot so much earlier."""
+    spacing, at, motion = (2.0, 0.7), (-14.0, 8.0), Rigid(0.4, (3.3, -2.6))
+    rows, columns = canvas or (61, 84)
+    further = torch.tensor([4.0, -3.0])[:, None, None].expand(2, rows, columns)
+    image = moved(blob((61, 84), at, spacing), as_motion(motion), spacing, canvas, by=further)
+    assert centroid(image, spacing) == pytest.approx(tuple(motion((at[0] - 4.0, at[1] + 3.0))), abs=0.05)
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_a_canvas_has_the_windows_centre_and_room_for_all_shifts(size):
     for reach in (1, 4, 7, 20):

@@ -3,7 +3,7 @@
 Each slab has two layers: y and x, in voxels from the upper slab's centre, of where its tissue lies.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -69,6 +69,24 @@ def test_with_an_exact_pair_every_run_says_the_truth_at_every_cell():
     truth = true_displacements(TRUTH, runs.cells)
     assert found.shape == (3, 9, 2)
     assert np.ptp(truth, axis=0).min() > 1  # cells differ by more than what is asked for
+    np.testing.assert_allclose(found, np.broadcast_to(truth, found.shape), atol=1e-4)
+
+
+@dataclass
+class Leaning(Exact):
+    """Sees tissue at a slant, and tells it of whole slabs."""
+
+    def __call__(self, upper, lower, **options):
+        found = super().__call__(upper, lower, **options)
+        seen = Rigid(0.0, (1.7, -0.9)) @ found.transform
+        if upper.shape[-1] == WIDTH:
+            return replace(found, as_cut=seen)
+        return replace(found, transform=seen)
+
+
+def test_the_slant_that_the_pair_knows_is_taken_off_what_nodes_see():
+    runs = reruns(Leaning())
+    found, truth = runs.displacements(*slabs()), true_displacements(TRUTH, runs.cells)
     np.testing.assert_allclose(found, np.broadcast_to(truth, found.shape), atol=1e-4)
 
 

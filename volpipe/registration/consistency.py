@@ -5,12 +5,11 @@
     run 1          |------------------------|        its windows lie elsewhere on the tissue, at every level of the tree
     cells            |---|---|---|---|---|---|       those of run 0 (a finest window each) that every run sees whole
 
-A run is what `register` does of a pair: both crops whole, then the tree from there, the root as wide as the crop. (But
-`register` takes the tissue's slant off what nodes see as well; here trusted ones keep it, and err by it.) A cell's
-displacement is where its centre comes from, lower less upper, by the run's leaf that holds the centre; leaves that are
-not trusted have their parent's motion. What is trustworthy comes out the same from every start, so that the spread of a
-cell over the runs may tell its error where no truth is known (the manuscript's section 3.2, which takes the mean over
-all cells and leaves the rest open).
+A run is what `register` does of a pair: both crops whole, then the tree from there, the root as wide as the crop; the
+slant that the pair knows is taken off what nodes see. A cell's displacement is where its centre comes from, lower less
+upper, by the run's leaf that holds the centre; leaves that are not trusted have their parent's motion. What is
+trustworthy comes out the same from every start, so that the spread of a cell over the runs may tell its error where no
+truth is known (the manuscript's section 3.2, which takes the mean over all cells and leaves the rest open).
 
 Convention: places are voxels from the slabs' centres, (y, x); motions are `upper_from_lower` about these centres.
 """
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 
 from volpipe.errors import GeometryError
 from volpipe.geometry import Node, NodeGrid, Rigid, SlabFrame
+from volpipe.registration.slant import seen_and_slant, taken_off
 from volpipe.registration.tree import LevelReader, Pair, TreeSearch, register_tree
 
 Offset = tuple[int, int]
@@ -116,10 +116,11 @@ class Reruns:
     def _run(self, upper: NDArray[Any], lower: NDArray[Any], offset: Offset) -> Numbers:
         """Of every cell, (n, 2)."""
         above, below = (_levels(self._crop(slab, offset), self.window) for slab in (upper, lower))
-        start = self.pair(
+        pair = self.pair(
             above[0], below[0], gap_layers=self.gap_layers, max_shift=self.max_shift, max_angle_rad=self.max_angle_rad,
             voxel_size_um=(1.0, 1.0, 1.0), around=Rigid(), carry=True,
-        ).transform  # fmt: skip
+        )  # fmt: skip
+        start, slant = seen_and_slant(pair, (self.width, self.width), (1.0, 1.0))
         frame = SlabFrame((self.width, self.width), (1.0, 1.0))
         search = TreeSearch(
             NodeGrid(frame, self.window, len(above) - 1), frame, LevelReader(above), LevelReader(below), self.pair,
@@ -129,7 +130,8 @@ class Reruns:
         found = register_tree(search)
         places = self.cells + (self.slab - self.width) / 2 - np.asarray(offset)  # from the crop's centre
         leaves = (Node(0, *map(int, (place + self.width / 2) // self.window)) for place in places)
-        moved = [found[leaf].transform.inverse(place) for leaf, place in zip(leaves, places, strict=True)]
+        motions = [taken_off(slant, found[leaf].transform) for leaf in leaves]
+        moved = [motion.inverse(place) for motion, place in zip(motions, places, strict=True)]
         return np.asarray(moved - places)
 
     def _crop(self, slab: NDArray[Any], offset: Offset) -> NDArray[Any]:

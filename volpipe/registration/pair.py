@@ -32,6 +32,7 @@ from numpy.typing import ArrayLike
 from volpipe.errors import GeometryError
 from volpipe.geometry import Affine, Rigid
 from volpipe.geometry.raster import plane_size
+from volpipe.registration.bend import rigid_part
 from volpipe.registration.comparison import LEAST_OVERLAP, Comparison, Prepared, Score
 from volpipe.registration.estimate import PairEstimate
 from volpipe.registration.flow import in_the_middle
@@ -45,6 +46,7 @@ from volpipe.registration.stretch import stretched
 from volpipe.registration.window import Window, facing
 
 COARSE, FINE = 128, 256  # voxels across that the two scales work with
+WIDE = 32  # and that a large bend is climbed by first
 LEAST_CARRIED = 120  # voxels across, of slabs in the gap's middle: 192 are carried as they are, 256 joined by two
 CANDIDATES = 3
 # By how much less a peak says than its height (`search.py`), of all places and, from closer, of one. (Success at 2 lost
@@ -123,9 +125,10 @@ def register_pair(
 
     each = [look(above, below, gap)]
     if carry:
-        each[0] = each[0].asked_inside(near)
+        each[0] = first = each[0].asked_inside(near).freed()
         lost = gap + int(above.depth[0]) + int(below.depth[0])
-        if (lost or each[0].slant is None) and (carried := _carried(above.pooled(scale), below.pooled(scale), lost)):
+        told = first.slant is not None and (first.bent is not None or not lost)
+        if not told and (carried := _carried(above.pooled(scale), below.pooled(scale), lost)):
             each.append(look(*carried, slant=MIDDLE))
     sure = [look.within(look.about, near) for look in each]
     found = _joined(each, sure, near)
@@ -156,6 +159,7 @@ class _Look:
         prior: of the answer.
         prepared, size: what was looked at, and its voxels across.
         slant: what of all that is seen is the tissue's own motion; None where that is not told.
+        bent: of bent tissue, the rigid part of what is seen.
     """
 
     places: list[tuple[Landscape, float]]
@@ -165,6 +169,7 @@ class _Look:
     prepared: Prepared
     size: int
     slant: Rigid | None = None
+    bent: Rigid | None = None
 
     @classmethod
     def at(cls, prepared: Prepared, size: int, prior: Prior, near: tuple[float, float]) -> _Look:
@@ -181,10 +186,17 @@ class _Look:
         """The same less what is seen inside the slabs, if it is."""
         return replace(self, slant=slant_inside(self.scales[0], self.best.motion, near, CLOSER_TEMPER))
 
+    def freed(self) -> _Look:
+        """The same of tissue that may be bent (`bend.py`)."""
+        wide = max(_factors(self.size)[0], round(self.size / WIDE))
+        return replace(self, bent=rigid_part(self.scales[0], lambda: self.prepared(wide), self.seen))
+
     @cached_property
     def seen(self) -> Rigid:
         """The mean of the best place, unless that place is narrower than LATEST voxels: then the grid is too coarse for
-        it, and the score itself is climbed."""
+        it, and the score itself is climbed. What a bend draws it by is not in it."""
+        if self.bent is not None:
+            return self.prior.clamped(self.bent)
         mean = self.prior.clamped(self.best.motion)
         sharp = self.spread < LATEST * min(self.closer.spacing)
         return refined(self.closer, mean, self.prior) if sharp else mean
@@ -197,7 +209,7 @@ class _Look:
     @property
     def about(self) -> Rigid:
         """The answer, to a voxel."""
-        return taken_off(self.slant or MIDDLE, self.best.motion)
+        return taken_off(self.slant or MIDDLE, self.bent or self.best.motion)
 
     @property
     def spread(self) -> float:
@@ -209,17 +221,21 @@ class _Look:
         """Coarse ones first."""
         return [self.prepared(factor) for factor in _factors(self.size)]
 
+    def stiffly(self, motion: Rigid) -> Rigid:
+        """Where a motion is seen, to a voxel: with the slant in it, and drawn by a bend."""
+        seen = put_on(self.slant or MIDDLE, motion)
+        return seen if self.bent is None else put_on(self.best.motion @ self.bent.inverse, seen)
+
     def within(self, motion: Rigid, near: tuple[float, float]) -> float:
         """Of all that is likely, what lies within the tolerances of any motion (of places that overlap, a little
         twice)."""
-        here = put_on(self.slant or MIDDLE, motion)
+        here = self.stiffly(motion)
         parts = [(float((seen.posterior() * seen.near(here, *near)).sum()), share) for seen, share in self.places]
         return sum(inside * share for inside, share in parts)
 
     def stretched(self, found: Rigid) -> Affine:
         """A motion with the stretch that this look tells."""
-        slant = self.slant or MIDDLE
-        return stretched(self.scales, self.prior.clamped(put_on(slant, found)), self.prior, slant)
+        return stretched(self.scales, self.prior.clamped(self.stiffly(found)), self.prior, self.slant or MIDDLE)
 
     def agrees(self, other: _Look, near: tuple[float, float]) -> bool:
         """Whether both answers may be right, and err by no slant."""

@@ -1,6 +1,6 @@
 """Images of the lower window as they lie in the upper one, differentiable in the motion.
 
-    moved(q) = image(A^-1 (q - t)),  q from the canvas's centre, in the unit of shifts;  A = R, or R (1 + stretch)
+    moved(q) = image(A^-1 (q - t) + d(q)),  q from the canvas's centre, in the unit of shifts; A = R, or R (1 + stretch)
 
 The canvas may be larger than the image (room for shifts); both have the same centre. Outside the image it is 0.
 """
@@ -21,6 +21,7 @@ def moved(
     motion: Motion,
     spacing: tuple[float, float],
     canvas: tuple[int, int] | None = None,
+    by: Tensor | None = None,
 ) -> Tensor:
     """Turn and shift images, by a cubic kernel, which keeps fine details.
 
@@ -29,11 +30,14 @@ def moved(
         motion: `upper_from_lower`; three scalars, or six, that may carry gradients.
         spacing: (y, x) of one voxel, in the unit of the shift.
         canvas: height and width of what is returned; the images' own if not given.
+        by: (2, rows, columns) d in y and x, in the unit of shifts: how much further each voxel comes from.
     """
     height, width = images.shape[-2:]
     rows, columns = canvas or (height, width)
     matrix = _canvas_to_image(motion, spacing, (height, width), (rows, columns), images.dtype)
     grid = F.affine_grid(matrix[None], [1, 1, rows, columns], align_corners=False)
+    if by is not None:
+        grid = grid + torch.stack([by[1] / (spacing[1] * width / 2), by[0] / (spacing[0] * height / 2)], -1)
     return F.grid_sample(images[None], grid, mode="bicubic", padding_mode="zeros", align_corners=False)[0]
 
 

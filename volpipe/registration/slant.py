@@ -18,6 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volpipe.geometry import Rigid
+from volpipe.geometry.transform import Vector
+from volpipe.registration.estimate import PairEstimate
+from volpipe.registration.faces import is_near
 
 Rate = NDArray[np.float64]  # (angle, y, x) per layer
 
@@ -48,6 +51,22 @@ def put_on(slant: Rigid, motion: Rigid) -> Rigid:
 def taken_off(slant: Rigid, motion: Rigid) -> Rigid:
     """The inverse of `put_on`."""
     return put_on(slant.inverse, motion)
+
+
+def seen_and_slant(found: PairEstimate, shape: tuple[int, ...], spacing: Vector) -> tuple[Rigid, Rigid]:
+    """What is seen of two slabs as they were cut, which is what a tree's nodes see, and what of it is their slant.
+
+    Args:
+        found: of both slabs whole.
+        shape, spacing: (y, x) of them.
+
+    Returns:
+        Its transform, and no slant, where they tell nothing as they were cut: then the slant is not known.
+    """
+    seen = found.as_cut
+    if seen is None or not is_near(seen, found.transform, shape, spacing):
+        return found.transform, Rigid()
+    return seen, seen @ found.transform.inverse
 
 
 def _chord(angle: float) -> float:

@@ -30,9 +30,9 @@ from volpipe.errors import GeometryError
 from volpipe.geometry import Rigid
 from volpipe.geometry.raster import plane_size
 from volpipe.registration.estimate import NOTHING, PairEstimate
-from volpipe.registration.faces import aligned, is_near
+from volpipe.registration.faces import aligned
 from volpipe.registration.known import has_structure
-from volpipe.registration.slant import motion_of, rate_of, seen_from
+from volpipe.registration.slant import motion_of, rate_of, seen_and_slant, seen_from
 from volpipe.registration.solve import STILL, Edge, StackSolution, solve_stack
 
 SKIPS = (2, 3)  # one slab or two between: with 3, two bad slabs in a row are bridged
@@ -191,16 +191,10 @@ class Stack:
         one, other, layers = _bare(self.slabs[upper], self.slabs[lower], self.lost(upper, lower) + 1)
         if not (len(one) and len(other)):
             return Edge(upper, lower, layers, NOTHING)
-        edge = self._seen(Edge(upper, lower, layers, pair(one, other, gap_layers=layers - 1)), one.shape[1:])
+        found = pair(one, other, gap_layers=layers - 1)
+        seen, own = seen_and_slant(found, one.shape[1:], self.spacing)
+        edge = Edge(upper, lower, layers, replace(found, transform=seen), own)
         return self._near(edge, one, other) if slant else edge
-
-    def _seen(self, edge: Edge, shape: tuple[int, ...]) -> Edge:
-        """As the slabs were cut, which is what a tree's nodes see, and the slant apart; where they tell nothing as they
-        were cut, the slant is not known."""
-        straight, seen = edge.estimate.transform, edge.estimate.as_cut
-        if seen is None or not is_near(seen, straight, shape, self.spacing):
-            return edge
-        return replace(edge, estimate=replace(edge.estimate, transform=seen), slant=seen @ straight.inverse)
 
     def _near(self, edge: Edge, upper: Slab, lower: Slab) -> Edge:
         """By the faces, and layers as far apart inside the slabs, of what both windows show; as it was, if these do not

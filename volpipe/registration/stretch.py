@@ -2,9 +2,7 @@
 
     A = R (1 + E)        E = [[yy, yx], [yx, xx]]: what is left beside a turn is symmetric
 
-A score with more freedom climbs higher on noise alone, so it is weighed against a prior. Of a height z in units of the
-scatter it says log p = z^2 / (2 TEMPER) + constant, whose slope is that of the wide search; tissue is stretched by E
-with
+What a score says (`freedom.py`) is weighed against a prior of tissue that is stretched by E:
 
     log p = -(yy^2 + xx^2 + 2 yx^2) / (2 LIKELY^2) + constant,        no number of E beyond MOST
 
@@ -21,10 +19,11 @@ import torch
 from torch import Tensor
 
 from volpipe.geometry import Affine, Rigid
-from volpipe.registration.comparison import LEAST_OVERLAP, Comparison
+from volpipe.registration.comparison import Comparison
+from volpipe.registration.freedom import log_likely
 from volpipe.registration.refine import climbed
 from volpipe.registration.resample import moved
-from volpipe.registration.search import Prior, canvas_of, level_and_scatter
+from volpipe.registration.search import Prior
 from volpipe.registration.slant import taken_off
 
 # Of windows of 256 of light-sheet tissue; with 0.01 a stretch of 0.04 was not found across a lost layer, with 0.03 two
@@ -32,7 +31,6 @@ from volpipe.registration.slant import taken_off
 LIKELY = 0.02
 MOST = 0.05
 STEPS, PACE = 24, 0.5  # they reach 4 voxels: by more than MOST moves the sides of a window of 128
-TEMPER = 4.0  # by how much less a peak says than its height; what is made up and what is found was tried with it
 NEAR = 4.0  # voxels that the shift, or a point at half the width, may go at each scale
 ASKEW = torch.tensor([1.0, 1.0, 2.0], dtype=torch.float64)  # yy, xx, yx: how often each stands in E
 
@@ -63,30 +61,17 @@ def _freed(comparison: Comparison, start: Sequence[float], prior: Prior) -> list
     origin = torch.tensor(start, dtype=torch.float64)
     bounds = zip(*prior.bounds, *[(-MOST, MOST)] * 3, strict=True)
     low, high = ((torch.tensor(side, dtype=torch.float64) - origin) / unit for side in bounds)
-    noise = _noise(comparison, start)
-    if noise is None:
+    likely = log_likely(comparison, Rigid(start[0], (start[1], start[2])))
+    if likely is None:
         return list(start)
-    level, scatter = noise
 
     def value(steps: Tensor) -> Tensor:
         at = origin + steps * unit
-        score = comparison.value(moved(comparison.moving, tuple(at.float()), comparison.spacing))
-        height = ((score - level) / scatter).double()
-        return height * height.abs() / (2 * TEMPER) - (ASKEW * (at[3:] / LIKELY) ** 2).sum() / 2
+        images = moved(comparison.moving, tuple(at.float()), comparison.spacing)
+        return likely(images) - (ASKEW * (at[3:] / LIKELY) ** 2).sum() / 2
 
     reach = torch.tensor([NEAR] * 3 + [float("inf")] * 3, dtype=torch.float64)
     steps = climbed(
         value, torch.maximum(low, -reach).clamp(max=0), torch.minimum(high, reach).clamp(min=0), STEPS, PACE
     )
     return list((origin + steps * unit).tolist())
-
-
-@torch.no_grad()
-def _noise(comparison: Comparison, start: Sequence[float]) -> tuple[Tensor, Tensor] | None:
-    """Level and scatter of the score where nothing fits; None where the windows hardly overlap."""
-    size = (int(comparison.moving.shape[-2]), int(comparison.moving.shape[-1]))
-    motion = tuple(torch.tensor(one, dtype=torch.float32) for one in start)
-    turned = moved(comparison.moving, motion, comparison.spacing)
-    surface = comparison.surface(turned, canvas_of(size, (size[0] // 4, size[1] // 4)))
-    seen = surface.score[surface.overlap > LEAST_OVERLAP]
-    return level_and_scatter(seen) if len(seen) else None
