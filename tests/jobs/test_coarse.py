@@ -13,7 +13,8 @@ from volpipe import PyramidJob, WarpJob, run
 from volpipe.cli import cli
 from volpipe.errors import ConfigError, ProductError, VolumeError
 from volpipe.geometry import Box, Raster, Rigid
-from volpipe.jobs.coarse import lay_out
+from volpipe.jobs import coarse
+from volpipe.jobs.coarse import LaidOut, lay_out
 from volpipe.jobs.register_setup import SlabStack
 from volpipe.jobs.slabs import load_slabs
 from volpipe.jobs.transforms import Slab, Transforms, load_transforms
@@ -143,6 +144,24 @@ def test_the_command_tells_what_it_found_and_writes_over_nothing(laid_down, tmp_
     with pytest.raises(ProductError, match="exists already"):
         lay_out(str(laid_down), str(output))
     assert output.read_bytes() == before
+
+
+def test_the_file_says_which_slabs_are_guesses(laid_down, tmp_path, monkeypatch):
+    monkeypatch.setattr(coarse, "_ways", lambda *given: iter([LaidOut(False, Rigid(), {1: 0.5, 2: 0.49}[given[-1]])]
+                                                             if given[-1] < 3 else []))  # fmt: skip
+    output = tmp_path / "laid.yaml"
+    lay_out(str(laid_down), str(output))
+    guesses = [line for line in output.read_text().splitlines() if line.startswith("#")]
+    assert [line.split(":")[0] for line in guesses[1:]] == ["# slab 2", "# slab 3", "# slab 4"]
+    assert "0.49 sure" in guesses[1]
+    assert "nothing to compare" in guesses[2]
+    assert len(load_slabs(str(output)).entries) == 5
+
+
+def test_where_nothing_is_a_guess_the_file_says_nothing(laid_down, tmp_path, monkeypatch):
+    monkeypatch.setattr(coarse, "_ways", lambda *_: iter([LaidOut(False, Rigid(), 0.5)]))
+    lay_out(str(laid_down), str(tmp_path / "laid.yaml"))
+    assert "#" not in (tmp_path / "laid.yaml").read_text()
 
 
 @pytest.mark.parametrize("seed", range(2))

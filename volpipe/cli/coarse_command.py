@@ -13,8 +13,8 @@ import click
 def command(slabs: str, output: str) -> None:
     """Find at which angle, where and which way up the slabs of SLABS lie, and write that to OUTPUT for register.
 
-    Slab 0 is the frame, and is taken to lie the right way up. Look at what is not sure, and set it right by hand:
-    what lies wrongly may turn all below it.
+    Slab 0 is the frame, and is taken to lie the right way up. Look at what is not sure, which OUTPUT lists at its
+    head, and set it right by hand: what lies wrongly may turn all below it.
 
     In OUTPUT a slab that lies upside down is `flipped: true` (half a turn about its y axis sets it right). `start:
     {angle_rad, shift_um: [y, x]}` is about where it lies in slab 0's frame, about the slabs' centres, after that.

@@ -86,8 +86,21 @@ def lay_out(slabs: str, output: str) -> tuple[LaidOut, ...]:
     setup = Setup(RegisterJob(slabs=slabs, output=output, window=WINDOW, score="ncc"))
     found = tuple(_laid_out(setup))
     content = _as_found(setup.slabs, setup.runs, found).model_dump(mode="json", exclude_defaults=True)
-    open_folder(folder).put_new(name, yaml.safe_dump(content, sort_keys=False).encode())
+    text = _to_look_at(found) + yaml.safe_dump(content, sort_keys=False)
+    open_folder(folder).put_new(name, text.encode())
     return found
+
+
+def _to_look_at(found: Sequence[LaidOut]) -> str:
+    """A comment at the head of the file: which slabs are guesses."""
+    guesses = [
+        f"# slab {number}: " + ("nothing to compare, it lies as the one above" if sure is None else f"{sure:.2f} sure")
+        for number, sure in enumerate(one.confidence for one in found)
+        if number and (sure is None or sure < SURE)
+    ]
+    if not guesses:
+        return ""
+    return "\n".join(["# Guesses of volpipe coarse, to be looked at and set right by hand:", *guesses, ""])
 
 
 def _exists(place: str) -> bool:
