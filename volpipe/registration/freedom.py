@@ -13,7 +13,7 @@ from torch import Tensor
 
 from volpipe.geometry import Rigid
 from volpipe.registration.comparison import LEAST_OVERLAP, Comparison
-from volpipe.registration.resample import moved
+from volpipe.registration.resample import as_motion, moved
 from volpipe.registration.search import canvas_of, level_and_scatter
 
 TEMPER = 4.0  # by how much less a peak says than its height; what is made up and what is found was tried with it
@@ -21,20 +21,21 @@ TEMPER = 4.0  # by how much less a peak says than its height; what is made up an
 
 @torch.no_grad()
 def log_likely(comparison: Comparison, start: Rigid) -> Callable[[Tensor], Tensor] | None:
-    """log p of images that were moved by a motion about `start`, differentiable; None where the windows hardly overlap.
+    """log p of images that were moved by a motion about `start`, differentiable.
 
     Args:
         comparison: the windows, at a scale.
         start: `upper_from_lower`; where nothing fits is told around it.
+
+    Returns:
+        None where what is known of the windows hardly overlaps there.
     """
     size = (int(comparison.moving.shape[-2]), int(comparison.moving.shape[-1]))
-    motion = tuple(torch.tensor(one, dtype=torch.float32) for one in (start.angle_rad, *start.shift))
-    turned = moved(comparison.moving, motion, comparison.spacing)
+    turned = moved(comparison.moving, as_motion(start), comparison.spacing)
     surface = comparison.surface(turned, canvas_of(size, (size[0] // 4, size[1] // 4)))
-    seen = surface.score[surface.overlap > LEAST_OVERLAP]
-    if not len(seen):
+    if not float(surface.overlap[0, 0]) > LEAST_OVERLAP:
         return None
-    level, scatter = level_and_scatter(seen)
+    level, scatter = level_and_scatter(surface.score[surface.overlap > LEAST_OVERLAP])
 
     def of_moved(images: Tensor) -> Tensor:
         height = ((comparison.value(images) - level) / scatter).double()

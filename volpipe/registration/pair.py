@@ -11,9 +11,7 @@ A slab that comes back bent fits best where a part of it fits: the answer is its
 score sees move inside each of them, if they are as deep as the gap (`inside.py`), and, less finely, where layers are
 lost or that is not told, as they are in the gap's middle, if each structure keeps its course (`flow.py`). The surer
 answer counts, or the mean where both know the slant and agree; where the other look contradicts it, or is vague, it is
-believed less. (In the gap's middle bends are not looked for, and slabs that are bent and tell their slant are not
-carried there: with the carried look in the mean the angle is off by 0.0057 in place of 0.0051 rad at 1 lost layer of a
-whole brain, by 0.0020 in place of 0.0018 at 2 of neuropil; n = 60.)
+believed less.
 
 Convention: a point p = (y, x) of the lower window, from its centre ((h - 1) / 2, (w - 1) / 2), lies at R p + shift in
 the upper one, with x' = cos(a) x - sin(a) y + tx, y' = sin(a) x + cos(a) y + ty (`geometry.transform`); in voxels, or
@@ -31,6 +29,7 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 
 from volpipe.errors import GeometryError
@@ -78,6 +77,8 @@ ACCEPTED = 0.9  # confidence
 MIDDLE = Rigid()
 
 
+@torch.inference_mode(False)  # scores are climbed by their slopes, also for a caller who needs none
+@torch.enable_grad()
 def register_pair(
     upper: ArrayLike,
     lower: ArrayLike,
@@ -102,9 +103,9 @@ def register_pair(
         score: a name of `scores.SCORES`, or a callable of that kind; of carried slabs it is shown two layers.
         voxel_size_um: (z, y, x) or (y, x); then shifts are in micrometres, and voxels may be longer along one axis.
         around: middle of the prior, in the unit of shifts.
-        carry: take off what the tissue moves by itself, as each slab shows it to a score that sees inside (the
-            likelihood, of slabs of 4 layers and the lost ones), free it to bend, and look in the gap's middle as well;
-            else what is seen of the slabs as they were cut, by stiff motions, is the answer, which takes less time.
+        carry: free tissue to bend, take off what it moves by itself, as each slab shows it to a score that sees inside
+            (the likelihood, of slabs of 4 layers and the lost ones), and look in the gap's middle as well; else what is
+            seen of the slabs as they were cut, by stiff motions, is the answer, which takes less time.
         affine: also tell how tissue is stretched, by up to 5 % (`stretch.py`); not free where it is not stretched.
 
     Returns:
@@ -125,17 +126,16 @@ def register_pair(
     _check_overlap(above.size, spacing, prior)
     scale = _factors(size)[-1] if affine else max(1, size // LEAST_CARRIED)  # stretch is told by the fine scale
 
-    def look(*shown: Any, slant: Rigid | None = None) -> _Look:
+    def look(*shown: Any, slant: Rigid | None = None, free: bool = False) -> _Look:
         found = _Look.at(cache(score_of(score)(*shown)), min(shown[0].size), prior, near)
-        return replace(found, slant=slant)
+        return replace(found, slant=slant, free=free)
 
-    each = [look(above, below, gap)]
+    each = [first := look(above, below, gap, free=carry)]
     if carry:
-        each[0] = first = each[0].asked_inside(near).freed()
+        each[0] = first = first.asked_inside(near)
         lost = gap + int(above.depth[0]) + int(below.depth[0])
-        told = first.slant is not None and (first.bent is not None or not lost)
-        if not told and (carried := _carried(above.pooled(scale), below.pooled(scale), lost)):
-            each.append(look(*carried, slant=MIDDLE))
+        if (lost or first.slant is None) and (carried := _carried(above.pooled(scale), below.pooled(scale), lost)):
+            each.append(look(*carried, slant=MIDDLE, free=first.bent is not None))
     sure = [look.within(look.about, near) for look in each]
     found = _joined(each, sure, near)
     confidence = _agreed([look.within(found, near) for look in each], sure) ** CALIBRATION
@@ -165,7 +165,7 @@ class _Look:
         prior: of the answer.
         prepared, size: what was looked at, and its voxels across.
         slant: what of all that is seen is the tissue's own motion; None where that is not told.
-        bent: of bent tissue, the rigid part of what is seen.
+        free: to bend.
     """
 
     places: list[tuple[Landscape, float]]
@@ -175,7 +175,7 @@ class _Look:
     prepared: Prepared
     size: int
     slant: Rigid | None = None
-    bent: Rigid | None = None
+    free: bool = False
 
     @classmethod
     def at(cls, prepared: Prepared, size: int, prior: Prior, near: tuple[float, float]) -> _Look:
@@ -192,20 +192,25 @@ class _Look:
         """The same less what is seen inside the slabs, if it is."""
         return replace(self, slant=slant_inside(self.scales[0], self.best.motion, near, CLOSER_TEMPER))
 
-    def freed(self) -> _Look:
-        """The same of tissue that may be bent (`bend.py`)."""
-        wide = max(_factors(self.size)[0], round(self.size / WIDE))
-        return replace(self, bent=rigid_part(self.scales[0], lambda: self.prepared(wide), self.seen))
-
     @cached_property
-    def seen(self) -> Rigid:
+    def stiff(self) -> Rigid:
         """The mean of the best place, unless that place is narrower than LATEST voxels: then the grid is too coarse for
-        it, and the score itself is climbed. What a bend draws it by is not in it."""
-        if self.bent is not None:
-            return self.prior.clamped(self.bent)
+        it, and the score itself is climbed."""
         mean = self.prior.clamped(self.best.motion)
         sharp = self.spread < LATEST * min(self.closer.spacing)
         return refined(self.closer, mean, self.prior) if sharp else mean
+
+    @cached_property
+    def bent(self) -> Rigid | None:
+        """Of bent tissue that is free to bend, the rigid part of what is seen (`bend.py`)."""
+        wide = max(1, round(self.size / WIDE))
+        found = rigid_part(self.scales[0], lambda: self.prepared(wide), self.stiff) if self.free else None
+        return None if found is None else self.prior.clamped(found)
+
+    @property
+    def seen(self) -> Rigid:
+        """The tissue's own motion is in it, a bend is not."""
+        return self.bent or self.stiff
 
     @property
     def answer(self) -> Rigid:
@@ -228,9 +233,9 @@ class _Look:
         return [self.prepared(factor) for factor in _factors(self.size)]
 
     def stiffly(self, motion: Rigid) -> Rigid:
-        """Where a motion is seen, to a voxel: with the slant in it, and drawn by a bend."""
+        """Where a motion is seen: with the slant in it, and drawn by a bend."""
         seen = put_on(self.slant or MIDDLE, motion)
-        return seen if self.bent is None else put_on(self.best.motion @ self.bent.inverse, seen)
+        return seen if self.bent is None else put_on(self.stiff @ self.bent.inverse, seen)
 
     def within(self, motion: Rigid, near: tuple[float, float]) -> float:
         """Of all that is likely, what lies within the tolerances of any motion (of places that overlap, a little

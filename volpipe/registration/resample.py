@@ -11,9 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from volpipe.geometry import Rigid
+
 # Angle (rad), shift in y, shift in x; then perhaps a symmetric stretch: of y along y, of x along x, of each along the
 # other.
 Motion = tuple[Tensor, ...]
+
+
+def as_motion(motion: Rigid) -> Motion:
+    """To move images by."""
+    return tuple(torch.tensor(one, dtype=torch.float32) for one in (motion.angle_rad, *motion.shift))
 
 
 def moved(
