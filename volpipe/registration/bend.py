@@ -93,7 +93,6 @@ class _Freedom:
 
 
 @lru_cache(maxsize=2)  # of both scales
-@torch.inference_mode(False)  # it may be met again where slopes are asked for
 def _freedom(size: tuple[int, int], spacing: Vector) -> _Freedom:
     (down, across), (y, x) = (_over_window(axes) for axes in zip(*map(_axes, size, spacing), strict=True))
     extents = [n * voxel for n, voxel in zip(size, spacing, strict=True)]
