@@ -171,13 +171,23 @@ def test_slabs_too_thin_to_tell_their_slant_are_found_at_their_mean_motion(monke
     assert off(found) < off(stiff(monkeypatch, *windows, gap_layers=gap).transform)
 
 
-def test_looks_that_agree_but_for_their_bends_are_joined(monkeypatch):
-    bends = iter([Rigid(0.041, (3.0, -3.0)), Rigid(0.041, (4.0, -3.0))])
+@pytest.mark.parametrize(("further", "joined"), [(1.0, True), (5.0, False)])
+def test_looks_are_joined_if_they_agree_by_their_bends(monkeypatch, further, joined):
+    """Both see the windows in one place; by four voxels, twice the tolerance, their bends may differ."""
+    bends = iter([Rigid(0.041, (3.0, -3.0)), Rigid(0.041, (3.0 + further, -3.0))])
     monkeypatch.setattr(pair, "rigid_part", lambda *_: next(bends))
     monkeypatch.setattr(pair, "slant_inside", lambda *_: Rigid())
     monkeypatch.setattr(pair._Look, "within", lambda *_: 0.8)
     monkeypatch.setattr(pair._Look, "spread", 4.0)
-    assert 3.1 < register_pair(*pair_of(TURN, 1, drift=0.02), gap_layers=1).transform.shift[0] < 3.9
+    found = register_pair(*pair_of(TURN, 1, drift=0.02), gap_layers=1).transform.shift[0]
+    assert (3.1 < found < 2.9 + further) == joined
+
+
+def test_bends_are_looked_for_at_the_coarse_scale_and_a_wide_one(monkeypatch):
+    shown = []
+    monkeypatch.setattr(pair, "rigid_part", lambda one, wide, _: shown.extend([one.spacing, wide().spacing]))
+    register_pair(*pair_of(TURN, size=(256, 256), drift=0.02), gap_layers=0)
+    assert shown == [(2.0, 2.0), (8.0, 8.0)]
 
 
 def test_bent_or_not_what_is_within_a_prior_of_no_width_is_all_of_it(monkeypatch):
