@@ -78,7 +78,6 @@ MIDDLE = Rigid()
 
 
 @torch.inference_mode(False)  # scores are climbed by their slopes, also for a caller who needs none
-@torch.enable_grad()
 def register_pair(
     upper: ArrayLike,
     lower: ArrayLike,
