@@ -342,3 +342,17 @@ def test_tissue_without_details_is_not_found_at_rest_because_windows_have_edges(
         upper, lower = pair_of(truth, size=size, drift=0.05, seed=seed, shortest=6.0)
         found = register_pair(upper, lower, gap_layers=0)
         assert errors(found, truth)[0] < 0.03 * size[0] or not found.accepted
+
+
+@pytest.mark.parametrize("gap", [1, 2])
+@pytest.mark.parametrize("shape", ["half", "disc"])
+def test_what_both_windows_do_not_know_is_not_laid_on_itself(gap, shape):
+    """A mask, or a field of view, which does not move with the tissue."""
+    truth, (y, x) = Rigid(0.05, (4.0, -5.0)), np.indices((128, 128)) - 63.5
+    for seed in range(2):
+        windows = pair_of(truth, gap, size=(128, 128), drift=0.3, seed=seed)
+        for window in windows:
+            window[:, y > 0 if shape == "half" else np.hypot(y, x) > 55] = np.nan
+        found = register_pair(*windows, gap_layers=gap).transform
+        assert np.hypot(*np.subtract(found.shift, truth.shift)) < 0.6
+        assert found.angle_rad == pytest.approx(truth.angle_rad, abs=0.008)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from volpipe.registration.window import facing, pooled, taper
+from volpipe.registration.window import facing, faded, pooled, taper
 
 RANDOM = np.random.default_rng(3)
 SIZES = [(96, 130), (255, 301), (33, 48), (64, 17)]
@@ -107,3 +107,30 @@ def test_a_window_is_faded_at_its_sides_alone():
 def test_joined_voxels_fade_over_the_same_length():
     fine, coarse = taper((96, 96)), taper((48, 48), 2)
     torch.testing.assert_close(pooled(fine[None], 2)[0], coarse, atol=0.02, rtol=0)
+
+
+def test_what_is_known_is_faded_towards_what_is_not_each_layer_by_itself():
+    known = torch.ones(2, 120, 100)
+    known[0, :, 60:] = 0
+    inner = faded(known)
+    assert torch.equal(inner[1], known[1])
+    assert not inner[0, :, 60:].any()
+    from_edge = torch.arange(60).flip(0) + 1.0
+    expected = 0.5 - 0.5 * torch.cos(torch.pi * (from_edge / 16).clamp(max=1))
+    assert torch.allclose(inner[0, 30, :60], expected, atol=1e-6)
+
+
+def test_small_windows_are_faded_over_a_sixth():
+    known = torch.ones(1, 60, 48)
+    known[:, 40:] = 0
+    column = faded(known)[0, :, 24]
+    assert column[:32].eq(1).all()
+    assert 0 < column[39] < column[33] < 1
+
+
+def test_beside_spots_and_cracks_nothing_is_faded():
+    known = torch.ones(1, 100, 100)
+    known[0, ::10, ::10] = 0
+    known[0, :, 50:56] = 0
+    assert torch.equal(faded(known), known)
+    assert faded(torch.ones(1, 20, 20)).all()

@@ -28,7 +28,7 @@ from volpipe.registration.coherence import Coherence, coherence, rings, weights
 from volpipe.registration.comparison import Comparison, Prepared, Surface, centred, correlated, most_in_common
 from volpipe.registration.ranks import normal_scores
 from volpipe.registration.texture import JOINED, texture
-from volpipe.registration.window import Window, pooled, taper
+from volpipe.registration.window import Window, faded, pooled, taper
 
 # A side; the weights say how much each of them counts. One is too few (success at 2 lost layers of light-sheet tissue
 # 0.72, with two 0.87); a third or fourth changes no success rate by more than chance, in three tissues at 0 to 8 lost
@@ -85,10 +85,11 @@ class _Slab:
         # of 192 and more, as they were cut; carried ones are joined before, and seen at one scale.
         if factor > 1:
             kinds.append(_Kind(texture(window, scores), TEXTURES, JOINED * max(window.spacing)))
-        known = pooled(window.known.mean(0)[None], factor)[0]
+        inner = faded(window.known)
+        known = pooled(inner.mean(0)[None], factor)[0]
         fade = taper((known.shape[0], known.shape[1]), factor)
-        faded = [_Kind(pooled(kind.images, factor) * fade, kind.count, kind.finest) for kind in kinds]
-        return cls(faded, known * fade, window.depth, (window.spacing[0] * factor, window.spacing[1] * factor))
+        seen = [_Kind(pooled(kind.images * inner, factor) * fade, kind.count, kind.finest) for kind in kinds]
+        return cls(seen, known * fade, window.depth, (window.spacing[0] * factor, window.spacing[1] * factor))
 
     def places(self, way: int) -> list[int]:
         """In z, of layers that go up from -1, which is the nearest one's, or down from 0."""
