@@ -116,13 +116,13 @@ def test_the_surface_at_a_shift_is_the_value_of_images_moved_by_it(score, factor
 
 @pytest.mark.parametrize("score", SCORES)
 def test_an_overlap_is_a_share_of_what_is_known(score):
-    upper, lower = pair_of(Rigid(), size=(48, 48))
-    upper[:, :, 24:] = np.nan  # half is known: all of it lies on the other
+    upper, lower = pair_of(Rigid(), size=(48, 144))
+    upper[:, :, 72:] = np.nan  # half is known: all of it lies on the other
     comparison = SCORES[score](*facing(upper, lower, (1.0, 1.0)), 0)(1)
-    overlap = comparison.surface(comparison.moving, (72, 72)).overlap
+    overlap = comparison.surface(comparison.moving, (72, 216)).overlap
     assert 0.75 < float(overlap[0, 0]) <= float(overlap.max()) < 1.001
-    assert float(overlap[0, 12]) == pytest.approx(0.5, abs=0.16)  # 12 of 24 columns
-    assert float(overlap[0, -24]) == pytest.approx(1, abs=0.25)
+    assert float(overlap[0, 36]) == pytest.approx(0.5, abs=0.16)  # 36 of 72 columns
+    assert float(overlap[0, -72]) == pytest.approx(1, abs=0.25)
 
 
 @pytest.mark.parametrize("score", SCORES)

@@ -21,7 +21,7 @@ class PairEstimate:
         accepted: the confidence is high enough to rely on it alone. Where others can contradict it, in a stack or a
             tree, it counts from LIKELY on.
         affine: `upper_from_lower` with the stretch that the rigid transform leaves, where it was asked for.
-        as_cut: what the slabs as they were cut say, slant and all, where the transform is something else.
+        as_cut: what the slabs as they were cut say, slant and all but no bend, where the transform is something else.
     """
 
     transform: Rigid
