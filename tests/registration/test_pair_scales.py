@@ -103,7 +103,7 @@ def test_the_scales_are_about_128_and_256_voxels_across(size, asked):
         return Dots(size // factor, {(0, 0): 1.0}, float(factor))
 
     windows = np.random.default_rng(0).normal(size=(2, 1, size, size))
-    register_pair(*windows, gap_layers=0, score=lambda *_: spying, max_angle_rad=0, max_shift=0.02, carry=False)
+    register_pair(*windows, gap_layers=0, score=lambda *_: spying, max_angle_rad=0, max_shift=0.02)
     assert factors == asked
 
 

@@ -49,7 +49,7 @@ from volpipe.registration.stretch import stretched
 from volpipe.registration.window import Window, facing
 
 COARSE, FINE = 128, 256  # voxels across that the two scales work with
-# Across, that a large bend is climbed at first: slabs of light-sheet tissue bent by 2 % are right in 0.83 and 0.69 at 0
+# Across, that a large bend is climbed at first: slabs of light-sheet tissue bent by 2 % are right in 0.83 and 0.75 at 0
 # and 1 lost layers, in 0.67 and 0.63 without, in 0.25 and 0.56 by the stiff answer (n = 12 and 16).
 WIDE = 32
 LEAST_CARRIED = 120  # voxels across, of slabs in the gap's middle: 192 are carried as they are, 256 joined by two
