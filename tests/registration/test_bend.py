@@ -82,9 +82,15 @@ def test_windows_that_hardly_overlap_tell_nothing():
     assert rigid_part(seen, lambda: seen, away) is None
 
 
+def tells(monkeypatch, rigid_part):
+    """All that is free to bend is bent, by that."""
+    monkeypatch.setattr(pair, "looks_bent", lambda *_: True)
+    monkeypatch.setattr(pair, "rigid_part", rigid_part)
+
+
 def test_the_slant_is_taken_off_bent_tissue_and_told_beside_it(monkeypatch):
     slant, mean = Rigid(0.01, (-0.8, 0.6)), Rigid(0.045, (2.0, -2.0))
-    monkeypatch.setattr(pair, "rigid_part", lambda *_: mean)
+    tells(monkeypatch, lambda *_: mean)
     monkeypatch.setattr(pair, "slant_inside", lambda *_: slant)
     monkeypatch.setattr(pair, "_carried", lambda *_: None)
     found = register_pair(*pair_of(TURN, 1, drift=0.02), gap_layers=1)
@@ -98,7 +104,7 @@ def test_an_answer_is_as_sure_as_what_was_seen_and_stretch_is_climbed_from_there
     windows, started = pair_of(TURN, 0, drift=0.02), []
     monkeypatch.setattr(pair, "stretched", lambda scales, start, *_: started.append(start))
     seen = stiff(monkeypatch, *windows, gap_layers=0, affine=True)
-    monkeypatch.setattr(pair, "rigid_part", lambda *_: Rigid(0.02, (1.0, 1.0)))
+    tells(monkeypatch, lambda *_: Rigid(0.02, (1.0, 1.0)))
     found = register_pair(*windows, gap_layers=0, affine=True)
     assert found.transform != seen.transform
     assert found.confidence == pytest.approx(seen.confidence, abs=1e-6)
@@ -111,7 +117,7 @@ def test_bends_are_looked_for_in_both_looks_and_not_without_carry(monkeypatch):
     stiffly = stiff(monkeypatch, *windows, gap_layers=1, carry=False)
     assert register_pair(*windows, gap_layers=1, carry=False) == stiffly
     looked_at, real = [], pair.rigid_part
-    monkeypatch.setattr(pair, "rigid_part", lambda *given: looked_at.append(1) or real(*given))
+    tells(monkeypatch, lambda *given: looked_at.append(1) or real(*given))
     register_pair(*windows, gap_layers=1)
     assert len(looked_at) == 2
     register_pair(*pair_of(TURN, 1, drift=0.05), gap_layers=1)
@@ -130,7 +136,7 @@ def test_slabs_too_thin_to_tell_their_slant_are_found_at_their_mean_motion(monke
 def test_looks_are_joined_if_they_agree_by_their_bends(monkeypatch, further, joined):
     """Both see the windows in one place; by four voxels, twice the tolerance, their bends may differ."""
     bends = iter([Rigid(0.041, (3.0, -3.0)), Rigid(0.041, (3.0 + further, -3.0))])
-    monkeypatch.setattr(pair, "rigid_part", lambda *_: next(bends))
+    tells(monkeypatch, lambda *_: next(bends))
     monkeypatch.setattr(pair, "slant_inside", lambda *_: Rigid())
     monkeypatch.setattr(pair._Look, "within", lambda *_: 0.8)
     monkeypatch.setattr(pair._Look, "spread", 4.0)
@@ -140,13 +146,21 @@ def test_looks_are_joined_if_they_agree_by_their_bends(monkeypatch, further, joi
 
 def test_bends_are_looked_for_at_the_coarse_scale_and_a_wide_one(monkeypatch):
     shown = []
-    monkeypatch.setattr(pair, "rigid_part", lambda one, wide, _: shown.extend([one.spacing, wide().spacing]))
+    tells(monkeypatch, lambda one, wide, _: shown.extend([one.spacing, wide().spacing]))
     register_pair(*pair_of(TURN, size=(256, 256), drift=0.02), gap_layers=0)
     assert shown == [(2.0, 2.0), (8.0, 8.0)]
 
 
+def test_what_does_not_look_bent_from_the_grid_is_not_climbed(monkeypatch):
+    asked = []
+    tells(monkeypatch, lambda *_: pytest.fail("climbed"))
+    monkeypatch.setattr(pair, "looks_bent", lambda _, seen: asked.append(seen))
+    register_pair(*pair_of(TURN, drift=0.02), gap_layers=0)
+    assert off(asked[0]) < 1
+
+
 def test_bent_or_not_what_is_within_a_prior_of_no_width_is_all_of_it(monkeypatch):
-    monkeypatch.setattr(pair, "rigid_part", lambda *_: Rigid(0.05, (9.0, 9.0)))
+    tells(monkeypatch, lambda *_: Rigid(0.05, (9.0, 9.0)))
     found = register_pair(*pair_of(TURN, drift=0.02), gap_layers=0, max_shift=0, max_angle_rad=0)
     assert (found.confidence, found.transform, found.as_cut) == (1.0, Rigid(), None)
 
@@ -155,7 +169,7 @@ def test_the_same_answer_is_as_sure_by_a_bend(monkeypatch):
     """Sharp as it is: it was climbed to between the places that are looked at."""
     windows = pair_of(TURN, drift=0.05)
     stiffly = stiff(monkeypatch, *windows, gap_layers=0)
-    monkeypatch.setattr(pair, "rigid_part", lambda _, __, seen: seen)
+    tells(monkeypatch, lambda _, __, seen: seen)
     assert register_pair(*windows, gap_layers=0) == stiffly
     assert stiffly.confidence < 0.99
 

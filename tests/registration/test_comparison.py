@@ -6,7 +6,8 @@ import torch
 from made_tissue import pair_of
 
 from volpipe.geometry import Affine, Rigid
-from volpipe.registration.comparison import centred, correlated
+from volpipe.registration.comparison import centred
+from volpipe.registration.pixels import Products
 from volpipe.registration.resample import moved
 from volpipe.registration.scores import SCORES
 from volpipe.registration.search import canvas_of
@@ -82,18 +83,24 @@ def test_a_canvas_has_the_windows_centre_and_room_for_all_shifts(size):
         assert centroid(laid, (1.0, 1.0)) == pytest.approx((5.0, -3.0), abs=1e-3)
 
 
-def test_a_correlation_is_the_sum_that_it_stands_for():
+def test_a_surface_is_of_the_sums_that_it_stands_for():
     random = np.random.default_rng(0)
-    fixed, moving = random.normal(size=(2, 7, 9))
-    found = correlated(torch.from_numpy(fixed), torch.from_numpy(moving), (12, 15)).numpy()
+    fixed, moving = torch.from_numpy(random.normal(size=(2, 2, 7, 9)))
+    products = Products(fixed, moving, (1.0, 1.0), (((0, 0),),), lambda sums, overlap: sums[0], lambda images: images)
+    found = products.surface(moving, (12, 15))
+    area = min(float(fixed[1].sum()), float(moving[1].sum()))
     for down, across in ((0, 0), (3, -2), (-4, 5), (1, 6)):
-        total = sum(
-            fixed[y, x] * moving[y - down, x - across]
-            for y in range(7)
-            for x in range(9)
-            if 0 <= y - down < 7 and 0 <= x - across < 9
+        image, weight = (
+            sum(
+                one[y, x] * other[y - down, x - across]
+                for y in range(7)
+                for x in range(9)
+                if 0 <= y - down < 7 and 0 <= x - across < 9
+            )
+            for one, other in zip(fixed.numpy(), moving.numpy(), strict=True)
         )
-        assert found[down, across] == pytest.approx(total)
+        assert float(found.score[down, across]) == pytest.approx(image)
+        assert float(found.overlap[down, across]) == pytest.approx(weight / max(area, 1e-6))
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -8,7 +8,7 @@ from made_tissue import pair_of
 from volpipe import register_pair
 from volpipe.geometry import Rigid
 from volpipe.registration import pair
-from volpipe.registration.comparison import Surface, centred, correlated
+from volpipe.registration.comparison import Surface, centred
 from volpipe.registration.search import landscape
 
 
@@ -19,7 +19,8 @@ class Overlaid:
         self.fixed, self.moving, self.spacing = upper.layers[:1], lower.layers[:1], lower.spacing
 
     def surface(self, turned, canvas):
-        return Surface(correlated(self.fixed, turned, canvas)[0], torch.ones(canvas))
+        products = torch.fft.rfft2(self.fixed[0], s=canvas) * torch.fft.rfft2(turned[0], s=canvas).conj()
+        return Surface(torch.fft.irfft2(products, s=canvas), torch.ones(canvas))
 
     def value(self, moved):
         return (centred(self.fixed, moved.shape[1:]) * moved).sum()

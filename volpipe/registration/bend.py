@@ -51,6 +51,12 @@ PROBED = 0.5  # voxels of the shifts that tell how log p curves
 LEAST_CURVED = 1e-9  # of log p, over PROBED: a value that curves upwards is climbed by its slope
 
 
+def looks_bent(comparison: Comparison, seen: Rigid) -> bool:
+    """Whether the first step from there would say that tissue is bent. (Of what is not a number, none does.)"""
+    ascent = _Ascent.of(comparison, seen)
+    return ascent is not None and ascent.expected > ascent.least
+
+
 def rigid_part(comparison: Comparison, wide: Callable[[], Comparison], seen: Rigid) -> Rigid | None:
     """The motion of tissue that is free to bend.
 

@@ -77,13 +77,6 @@ Prepared = Callable[[int], Comparison]
 Score = Callable[[Window, Window, int], Prepared]
 
 
-def correlated(fixed: Tensor, moving: Tensor, canvas: tuple[int, int]) -> Tensor:
-    """`sum_q fixed(q) moving(q - t)` for every shift t: (..., rows, columns); both are padded with 0 to the canvas."""
-    products = torch.fft.rfft2(fixed, s=canvas) * torch.fft.rfft2(moving, s=canvas).conj()
-    sums: Tensor = torch.fft.irfft2(products, s=canvas)
-    return sums
-
-
 def most_in_common(fixed: Tensor, moving: Tensor) -> Tensor:
     """The largest sum of products that two weights of 0 to 1 can have, of which an overlap is a share."""
     return torch.minimum(fixed.sum(), moving.sum()).clamp_min(1e-6)

@@ -25,7 +25,7 @@ from torch import Tensor
 from volpipe.errors import GeometryError
 from volpipe.geometry.transform import Vector
 from volpipe.registration.coherence import Coherence, coherence, rings, weights
-from volpipe.registration.comparison import Comparison, Prepared, Surface, centred, correlated, most_in_common
+from volpipe.registration.comparison import Comparison, Prepared, Surface, centred, most_in_common
 from volpipe.registration.ranks import normal_scores
 from volpipe.registration.texture import JOINED, texture
 from volpipe.registration.window import Window, faded, pooled, taper
@@ -140,13 +140,14 @@ class Likelihood:
         size = (int(upper.shape[0]), int(upper.shape[1]))
         self._weight, self._area = upper, most_in_common(upper, lower)
         self._filtered = cache(lambda canvas: torch.cat([part.filtered(canvas) for part in parts]))
+        self._fixed = cache(lambda canvas: torch.cat([self._filtered(canvas), torch.fft.rfft2(upper, s=canvas)[None]]))
         self._image = cache(partial(_image, self._filtered, size))
 
     def surface(self, turned: Tensor, canvas: tuple[int, int]) -> Surface:
         """See `comparison.Comparison`."""
-        spectra = torch.fft.rfft2(turned[:-1], s=canvas)
-        score = torch.fft.irfft2((self._filtered(canvas) * spectra.conj()).sum(0), s=canvas)
-        overlap = correlated(self._weight, turned[-1], canvas) / self._area
+        products = self._fixed(canvas) * torch.fft.rfft2(turned, s=canvas).conj()
+        score, common = torch.fft.irfft2(torch.stack([products[:-1].sum(0), products[-1]]), s=canvas)
+        overlap = common / self._area
         return Surface(score / overlap.clamp_min(1e-3).sqrt(), overlap)
 
     def value(self, moved: Tensor) -> Tensor:

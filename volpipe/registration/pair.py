@@ -35,7 +35,7 @@ from numpy.typing import ArrayLike
 from volpipe.errors import GeometryError
 from volpipe.geometry import Affine, Rigid
 from volpipe.geometry.raster import plane_size
-from volpipe.registration.bend import rigid_part
+from volpipe.registration.bend import looks_bent, rigid_part
 from volpipe.registration.comparison import LEAST_OVERLAP, Comparison, Prepared, Score
 from volpipe.registration.estimate import PairEstimate
 from volpipe.registration.flow import in_the_middle
@@ -201,9 +201,12 @@ class _Look:
 
     @cached_property
     def bent(self) -> Rigid | None:
-        """Of bent tissue that is free to bend, the rigid part of what is seen (`bend.py`)."""
+        """Of bent tissue that is free to bend, the rigid part of what is seen (`bend.py`). A look that may not count is
+        not climbed to learn that nothing is bent."""
+        if not (self.free and looks_bent(self.scales[0], self.prior.clamped(self.best.motion))):
+            return None
         wide = max(1, round(self.size / WIDE))
-        found = rigid_part(self.scales[0], lambda: self.prepared(wide), self.stiff) if self.free else None
+        found = rigid_part(self.scales[0], lambda: self.prepared(wide), self.stiff)
         return None if found is None else self.prior.clamped(found)
 
     @property

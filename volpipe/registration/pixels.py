@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from volpipe.registration.comparison import Prepared, Surface, centred, correlated, most_in_common
+from volpipe.registration.comparison import Prepared, Surface, centred, most_in_common
 from volpipe.registration.ranks import normal_scores
 from volpipe.registration.window import Window, taper
 
@@ -54,23 +54,29 @@ class Products:
 
     def surface(self, turned: Tensor, canvas: tuple[int, int]) -> Surface:
         """See `comparison.Comparison`."""
-        fixed, moving = (torch.fft.rfft2(images, s=canvas) for images in (self.fixed, self.derive(turned)))
-        sums = torch.fft.irfft2(self._summed(lambda i, j: fixed[i] * moving[j].conj()), s=canvas)
-        overlap = correlated(self.fixed[-1], turned[-1], canvas) / self._area
-        return Surface(self.score(sums, overlap), overlap)
+        fixed, moving = self._spectra(canvas), torch.fft.rfft2(self.derive(turned), s=canvas).conj()
+        sums = torch.fft.irfft2(self._summed(lambda i, j: fixed[i] * moving[j]), s=canvas)
+        overlap = sums[-1] / self._area
+        return Surface(self.score(sums[:-1], overlap), overlap)
 
     def value(self, moved: Tensor) -> Tensor:
         """See `comparison.Comparison`."""
         fixed, moving = centred(self.fixed, (moved.shape[-2], moved.shape[-1])), self.derive(moved)
-        overlap = (fixed[-1] * moved[-1]).sum() / self._area
-        return self.score(self._summed(lambda i, j: (fixed[i] * moving[j]).sum()), overlap)
+        sums = self._summed(lambda i, j: (fixed[i] * moving[j]).sum())
+        return self.score(sums[:-1], sums[-1] / self._area)
+
+    @cached_property
+    def _spectra(self) -> Callable[[tuple[int, int]], Tensor]:
+        """Of the upper window, on a canvas."""
+        return cache(lambda canvas: torch.fft.rfft2(self.fixed, s=canvas))
 
     @property
     def _area(self) -> Tensor:
         return most_in_common(self.fixed[-1], self.moving[-1])
 
     def _summed(self, product: Callable[[int, int], Tensor]) -> Tensor:
-        return torch.stack([_total([product(i, j) for i, j in pairs]) for pairs in self.sums])
+        """All sums, and that of the weights as the last."""
+        return torch.stack([_total([product(i, j) for i, j in pairs]) for pairs in (*self.sums, ((-1, -1),))])
 
 
 def ncc(upper: Window, lower: Window, gap: int) -> Prepared:

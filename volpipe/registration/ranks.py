@@ -28,12 +28,13 @@ def ranked(layers: Tensor, known: Tensor) -> Tensor:
 
 def _of_layer(layer: Tensor, known: Tensor) -> Tensor:
     """A voxel's rank is the share of voxels below it and half of those that are equal, itself among them."""
-    place = torch.nonzero(known.flatten())[:, 0].numpy()
-    values = layer.flatten().numpy()[place]
-    order = np.argsort(values)  # numpy's is vectorised: 0.6 ms for 256 x 256, where torch takes 4
-    edges = np.flatnonzero(np.diff(values[order], prepend=-np.inf, append=np.inf))  # of groups of equal voxels
-    rank = torch.from_numpy((edges[1:] + edges[:-1]) / max(2 * len(values), 1)).float()
+    values = torch.where(known > 0, layer, math.inf).flatten().numpy()  # those that are not known come last
+    count = int(known.count_nonzero())
+    order = np.argsort(values)[:count]  # numpy's is vectorised: 0.6 ms for 256 x 256, where torch takes 4
+    beyond = np.float32(math.inf)
+    edges = np.flatnonzero(np.diff(values[order], prepend=-beyond, append=beyond))  # of groups of equal voxels
+    rank = torch.from_numpy((edges[1:] + edges[:-1]) / max(2 * count, 1)).float()
     quantile = math.sqrt(2) * torch.erfinv(2 * rank - 1)
     scores = torch.zeros(layer.numel())
-    scores[torch.from_numpy(place[order])] = quantile.repeat_interleave(torch.from_numpy(np.diff(edges)))
+    scores[torch.from_numpy(order)] = quantile.repeat_interleave(torch.from_numpy(np.diff(edges)))
     return scores.view_as(layer)

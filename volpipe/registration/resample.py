@@ -42,10 +42,16 @@ def moved(
     height, width = images.shape[-2:]
     rows, columns = canvas or (height, width)
     matrix = _canvas_to_image(motion, spacing, (height, width), (rows, columns), images.dtype)
-    grid = F.affine_grid(matrix[None], [1, 1, rows, columns], align_corners=False)
+    y, x = _from_centre(rows)[:, None], _from_centre(columns)
+    grid = torch.stack([a * x + (b * y + c) for a, b, c in matrix], -1)[None]  # affine_grid takes twice as long
     if by is not None:
         grid = grid + torch.stack([by[1] / (spacing[1] * width / 2), by[0] / (spacing[0] * height / 2)], -1)
     return F.grid_sample(images[None], grid, mode="bicubic", padding_mode="zeros", align_corners=False)[0]
+
+
+def _from_centre(count: int) -> Tensor:
+    """(count,) where voxels lie along an axis, in halves of its extent."""
+    return (2 * torch.arange(count) + 1 - count) / count
 
 
 def _canvas_to_image(
