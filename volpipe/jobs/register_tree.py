@@ -29,7 +29,7 @@ from volpipe.jobs.register_stack import SOLVE, FoundStack, Stage, get, motion_of
 from volpipe.jobs.slab_reader import Layers
 from volpipe.plan import Receipt, Task, TaskName
 from volpipe.registration.field import Points
-from volpipe.registration.field_fit import Node, fit_field
+from volpipe.registration.field_fit import Node, believed, fit_field
 from volpipe.registration.pair import register_pair
 from volpipe.registration.tree import NodeEstimate, TreeSearch, estimate_batch
 
@@ -159,16 +159,17 @@ class FieldWork:
         began, folder = time.perf_counter(), self.trees.stage.folder
         found = FoundStack.read(folder)
         above, leaves = found.above(item), self._leaves(item)
-        trusted = [leaf for leaf in leaves if leaf.trusted]
-        said: dict[str, Any] = {"above": above, "nodes": len(leaves), "trusted": len(trusted), "field": None}
-        if above is not None and trusted:
-            grid, pose = self.trees.grid(item), found.poses[item]
+        grid, pose = self.trees.grid(item), found.poses[item]
+        spacing_um = grid.width_um(grid.finest)
+        nodes = believed([_seen_from_below(leaf, grid.centre_um(leaf.node)) for leaf in leaves], spacing_um)
+        said: dict[str, Any] = {"above": above, "nodes": len(leaves), "trusted": len(nodes), "field": None}
+        if above is not None and nodes:
             solved = found.poses[above].inverse @ pose @ found.motions[above, item].inverse
             field = fit_field(
-                list(map(_seen_from_below, trusted, map(grid.centre_um, (leaf.node for leaf in trusted)))),
+                nodes,
                 pose,
                 extent_um=self._extent_um(grid),
-                spacing_um=grid.width_um(grid.finest),
+                spacing_um=spacing_um,
                 reconstruction_from_upper=_after(solved, self._place(found, above)),
             )
             said["field"] = field_name(item)
@@ -222,7 +223,7 @@ def _after(solved: Rigid, place: Callable[[Points], Points]) -> Callable[[Points
 
 def _seen_from_below(leaf: NodeEstimate, centre_um: tuple[float, float]) -> Node:
     """The tree has the slab as its upper one: what it found leads from the slab above into it."""
-    return Node(centre_um, leaf.transform.inverse.about(centre_um), leaf.confidence)
+    return Node(centre_um, leaf.transform.inverse.about(centre_um), leaf.confidence, leaf.trusted)
 
 
 def _batch(stage: Stage, slab: int, number: int) -> list[NodeEstimate]:

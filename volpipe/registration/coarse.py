@@ -43,7 +43,11 @@ PERCENTILES = (1, 95)  # brighter specks would draw the threshold between tissue
 LEAST_OVERLAP = 0.5  # of the smaller silhouette
 ELSEWHERE_RAD = math.radians(20.0)  # an answer of the same mirror whose angle differs by less is the same one
 ANSWERS = 3  # of each mirror, refined
-SURE_GAP = 0.02  # in score, to the next best answer: confidence 1 - 1 / e
+# Confidence is 1 - exp(-(score - next best) / APART), where nothing else fits as well, times a logistic of the score in
+# LIKE give or take AROUND, where it fits at all. (Of 846 pairs of a whole brain, of parts of it, of light-sheet tissue,
+# neuropil and noise, at 0 to 8 lost layers, what is called 0.1 to 0.3, 0.3 to 0.5, 0.7 to 0.9 and above is right in
+# 0.16, 0.40, 0.87 and 0.99; without the second factor 43 of 115 wrong answers of light-sheet tissue had above 0.5.)
+APART, LIKE, AROUND = 0.02, 0.4, 0.08
 
 Image = NDArray[np.float64]
 
@@ -56,7 +60,7 @@ class CoarseEstimate:
         transform: `upper_from_lower` about both windows' centres, after the mirror.
         flipped: the lower slab lies upside down: its x is mirrored about its centre first, and its layers follow each
             other the other way round.
-        confidence: 0..1; low where another angle or the other mirror fits nearly as well.
+        confidence: 0..1; low where another angle or the other mirror fits nearly as well, or none fits.
     """
 
     transform: Rigid
@@ -90,8 +94,10 @@ def coarse_alignment(
 
     Raises:
         VolumeError: a slab that has not three axes of real numbers, or no tissue.
-        GeometryError: a voxel size that is not above zero.
+        GeometryError: a voxel size that is not above zero, or `flips` that is neither True nor False.
     """
+    if not isinstance(flips, (bool, np.bool_)):
+        raise GeometryError(f"coarse alignment: flips is {flips!r}; give True or False")
     um = np.array(plane_size(voxel_size_um, "coarse alignment"))
     above_gap, below_gap = _layers("upper", upper), _layers("lower", lower)
     pixel = max(float(np.multiply(slab.shape[1:], um).max()) for slab in (above_gap, below_gap)) / PIXELS
@@ -104,8 +110,13 @@ def coarse_alignment(
     best, second, *_ = sorted(answers, key=lambda answer: -answer.score)
     turn = Rigid(wrapped(best.angle_rad))
     shift = best.shift + above.centroid - turn(sides[best.flipped].centroid)
-    confidence = 1 - math.exp((second.score - best.score) / SURE_GAP)
-    return CoarseEstimate(Rigid(turn.angle_rad, (float(shift[0]), float(shift[1]))), best.flipped, confidence)
+    sure = _confidence(best.score, second.score)
+    return CoarseEstimate(Rigid(turn.angle_rad, (float(shift[0]), float(shift[1]))), best.flipped, sure)
+
+
+def _confidence(best: float, second: float) -> float:
+    apart = 1 - math.exp((max(second, 0.0) - max(best, 0.0)) / APART)  # below 0, silhouettes hardly overlap
+    return apart / (1 + math.exp((LIKE - best) / AROUND))
 
 
 def _layers(name: str, given: ArrayLike) -> NDArray[Any]:
