@@ -32,7 +32,7 @@ def test_register_prints_its_plan_and_finds_slabs(volpipe, slabs_file, tmp_path)
     assert "compared     as 48 x 48 voxels of 0.004, 0.004 um (y, x), by likelihood" in told.out
     assert "trees        none: slabs have a pose alone" in told.out
     assert not out.exists()
-    assert "1 of 1 pairs were trusted" in volpipe(*words).out
+    assert "1 of 1 pairs trusted" in volpipe(*words).out
     shift_um = load_transforms(out / "transforms.json").slabs[1].pose.shift_um
     np.testing.assert_allclose(shift_um, (3 * 0.004, 0), atol=0.004)
     assert not (out / "pictures").exists()

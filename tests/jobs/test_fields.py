@@ -47,17 +47,17 @@ def test_the_schema_that_editors_read_knows_one_number():
 @pytest.mark.parametrize(
     ("make", "line"),
     [
-        (lambda: ApplyJob(**PLACES, halo="six"), "halo: Input should be a valid tuple (given: 'six')"),
-        (lambda: ApplyJob(**PLACES, halo=True), "halo: Input should be a valid tuple (given: True)"),
-        (lambda: ApplyJob(**PLACES, batch=0), "batch: Input should be greater than or equal to 1 (given: 0)"),
+        (lambda: ApplyJob(**PLACES, halo="six"), "halo: must be a valid tuple (given: 'six')"),
+        (lambda: ApplyJob(**PLACES, halo=True), "halo: must be a valid tuple (given: True)"),
+        (lambda: ApplyJob(**PLACES, batch=0), "batch: must be greater than or equal to 1 (given: 0)"),
         (lambda: ApplyJob(input="a.zarr", output="b.zarr"), "model: missing; give it"),
         (
             lambda: ImportJob(input="a", output="b", colour="red"),
-            "colour: Extra inputs are not permitted (given: 'red')",
+            "colour: no such setting (given: 'red')",
         ),
         (lambda: PyramidJob(), "volume: missing; give it"),
-        (lambda: StatisticsJob(volume="a", level=-1), "level: Input should be greater than or equal to 0 (given: -1)"),
-        (lambda: RunSettings(retries="some"), "retries: Input should be a valid integer, unable to parse"),
+        (lambda: StatisticsJob(volume="a", level=-1), "level: must be greater than or equal to 0 (given: -1)"),
+        (lambda: RunSettings(retries="some"), "retries: must be a valid integer, unable to parse"),
     ],
 )
 def test_a_wrong_field_is_one_line_of_volpipes_own_error(make, line):

@@ -24,7 +24,7 @@ def test_pairs_that_others_contradict_are_told(tmp_path):
     edges = [Edge(*pair, 1, PairEstimate(motion, 0.9, True)) for pair, motion in motions.items()]
     edges.append(Edge(0, 3, 1, PairEstimate(Rigid(), 0.2, False)))
     found = found_of(tmp_path, edges, solve_stack(edges, count=5, radius=50.0, anchors={}))
-    assert found.told == "7 of 8 pairs were trusted, 1 of them contradicted by others"
+    assert found.told == "7 of 8 pairs trusted, 1 of them contradicted by others"
     assert (1, 3) not in found.motions
     assert found.above(3) == 2
 
@@ -34,5 +34,5 @@ def test_a_pair_that_was_hardly_sure_is_not_contradicted_by_that(tmp_path, weigh
     edges = [Edge(0, 1, 1, PairEstimate(STEP, 0.6, False))]
     found = found_of(tmp_path, edges, StackSolution((Rigid(), STEP), {(0, 1): weight}, ()))
     assert found.contradicted == contradicted
-    assert found.told.startswith(f"{int(weight > 0)} of 1 pairs were trusted")
+    assert found.told.startswith(f"{int(weight > 0)} of 1 pairs trusted")
     assert ("contradicted" in found.told) == bool(contradicted)

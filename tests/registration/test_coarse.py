@@ -7,7 +7,7 @@ import pytest
 
 from volpipe.errors import GeometryError, VolumeError
 from volpipe.geometry import Rigid
-from volpipe.registration.coarse import coarse_alignment
+from volpipe.registration.coarse import _confidence, coarse_alignment
 
 TOLERANCE = 0.02  # of the window: a pixel of the grid that is searched
 
@@ -123,6 +123,25 @@ def test_slabs_of_different_tissue_are_not_trusted():
     assert coarse_alignment(slab(disc), slab(disc, seed=1)).confidence < 0.7
 
 
+def test_what_fits_nowhere_is_not_trusted_because_nothing_else_does():
+    """Specks cover no half of each other at nearly any angle: then there is nothing to fit worse."""
+    random = np.random.default_rng(0)
+
+    def specks(places):
+        return lambda y, x: sum(900.0 * ((abs(y - a) < 2) & (abs(x - b) < 2)) for a, b in places)
+
+    for _ in range(4):
+        upper, lower = (slab(specks(random.uniform(-40, 40, (25, 2)))) for _ in range(2))
+        assert coarse_alignment(upper, lower).confidence < 0.3
+
+
+def test_confidence_falls_with_the_fit_and_with_what_fits_as_well():
+    told = [
+        _confidence(*scores) for scores in ((0.9, 0.5), (0.9, 0.88), (0.9, 0.9), (0.4, 0.0), (0.3, -1.0), (-1.0, -1.0))
+    ]
+    assert told == pytest.approx([0.993, 0.483, 0, 0.5, 0.269, 0], abs=2e-3)
+
+
 def test_only_the_layers_at_the_gap_count():
     motion = Rigid(0.7, (6, -9))
     away = slab(egg_with_a_mark, Rigid(2.0)) * 3
@@ -184,6 +203,12 @@ def test_a_slab_that_is_no_stack_of_layers_is_refused():
 def test_a_slab_that_is_no_real_numbers_is_refused(other):
     with pytest.raises(VolumeError, match="give layers of real numbers"):
         coarse_alignment(other, slab(mitten))
+
+
+@pytest.mark.parametrize("flips", ["no", 0, None])
+def test_a_choice_that_is_none_is_refused(flips):
+    with pytest.raises(GeometryError, match=r"flips is .*; give True or False"):
+        coarse_alignment(slab(mitten), slab(mitten), flips=flips)
 
 
 @pytest.mark.parametrize("size", [(1.0, -1.0), (1.0, 0.0, 1.0), (1.0, 1.0, math.nan), (1.0,), 0.5])

@@ -11,7 +11,7 @@ from volpipe.errors import GeometryError
 from volpipe.geometry import Raster, Rigid
 from volpipe.registration import field_fit
 from volpipe.registration.field import STEEPEST
-from volpipe.registration.field_fit import Node, conjugate_gradients, fit_field
+from volpipe.registration.field_fit import Node, believed, conjugate_gradients, fit_field
 
 SHAPE, SPACING = (9, 11), (8.0, 5.0)
 PLACE = {"extent_um": (72.0, 55.0), "spacing_um": SPACING}
@@ -71,6 +71,31 @@ def test_without_trusted_nodes_there_is_the_pose(nodes_of):
         assert not field.displacement.any()
         assert not field.confidence.any()
         assert field.raster.box.size > len(CENTRES)
+
+
+def test_a_node_that_is_trusted_alone_among_others_is_not_believed(nodes_of):
+    far = {"upper_from_lower": Rigid(TURN, (9.0, -9.0)), "confidence": 0.6}
+    nodes = [replace(node, trusted=False, confidence=0.3) for node in nodes_of(POSE, angle_rad=TURN)]
+    row, beside = 4 * SHAPE[1], SPACING[1]
+
+    def told(*columns, near=nodes):
+        seen = list(near)
+        for column in columns:
+            seen[row + column] = replace(seen[row + column], **far, trusted=True)
+        return seen, [node.centre_um[1] / beside + 5 for node in believed(seen, SPACING)]
+
+    alone, nothing = told(3)
+    assert nothing == []
+    field = fit_field(alone, POSE, **PLACE)
+    assert not field.displacement.any()
+    assert not field.confidence.any()
+    assert told(3, 5)[1] == pytest.approx([3, 5])  # two nodes apart
+    assert told(3, 6)[1] == []
+    assert told(3, 5, 9)[1] == pytest.approx([3, 5])
+    pair, _ = told(3, 5)
+    assert believed(believed(pair, SPACING), SPACING) == believed(pair, SPACING)
+    on_ground = [replace(node, confidence=0.0) for node in nodes]
+    assert told(3, near=on_ground)[1] == pytest.approx([3])  # all that was there to be looked at
 
 
 def test_far_from_trusted_nodes_the_pose_takes_over_smoothly(nodes_of):

@@ -267,6 +267,11 @@ def test_what_is_no_score_is_refused_with_those_that_are(score):
         register_pair(GOOD, GOOD, gap_layers=0, score=score)
 
 
+def test_a_callable_that_is_no_score_is_refused():
+    with pytest.raises(ConfigError, match="score: gives 0; give one that takes two windows and a gap"):
+        register_pair(GOOD, GOOD, gap_layers=0, score=lambda *_: 0)
+
+
 def test_a_prior_in_which_the_windows_do_not_overlap_is_refused():
     for around in (Rigid(0.0, (30.0, 0.0)), Rigid(0.0, (-25.0, 25.0)), Rigid(0.3, (1e12, 0.0))):
         with pytest.raises(GeometryError, match="overlap by 0") as refusal:

@@ -74,6 +74,7 @@ SLAB = np.random.default_rng(0).random((4, WIDTH, WIDTH))
         (None, {}, "slabs: None; give a list"),
         ([SLAB, SLAB], {"skips": (1,)}, "skips"),
         ([SLAB, SLAB], {"skips": (2.5,)}, "skips"),
+        ([SLAB, SLAB], {"slant": "no"}, "slant is 'no'; give True or False"),
         ([SLAB, SLAB], {"voxel_size_um": (1.0, 0.0, 1.0)}, "voxel_size_um"),
         ([SLAB, SLAB], {"voxel_size_um": (1.0,)}, "voxel_size_um"),
     ],

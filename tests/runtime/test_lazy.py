@@ -173,7 +173,7 @@ def test_the_input_is_left_as_it_is():
     [
         ((16, 16), {}, VolumeError, r"shape \(16, 16\): give \(z, y, x\)"),
         ((16, 16, 16), {"normalise": "percentiles:1,99"}, ConfigError, "a dask array has no statistics; give range"),
-        ((16, 16, 16), {"colour": 1}, ConfigError, "colour: Extra inputs are not permitted"),
+        ((16, 16, 16), {"colour": 1}, ConfigError, "colour: no such setting"),
         ((16, 16, 16), {"stitching": "valid"}, ModelError, "loses no voxels"),
         ((16, 0, 16), {}, VolumeError, r"shape \(16, 0, 16\): holds no voxel"),
         ((0, 16, 16, 16), {}, VolumeError, r"shape \(0, 16, 16, 16\): holds no voxel"),

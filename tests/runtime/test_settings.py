@@ -32,8 +32,8 @@ def test_the_clusters_there_are(cluster):
         ({"serial": True, "cluster": "cuda"}, "serial: serial runs in this process"),
         ({"serial": True, "workers": 2}, "workers: serial runs in this process"),
         ({"threads": 2, "cluster": "tcp://a:1"}, "threads: workers of a scheduler keep the threads"),
-        ({"workers": 0}, "workers: Input should be greater than or equal to 1 (given: 0)"),
-        ({"processes": 2}, "processes: Extra inputs are not permitted (given: 2)"),
+        ({"workers": 0}, "workers: must be greater than or equal to 1 (given: 0)"),
+        ({"processes": 2}, "processes: no such setting (given: 2)"),
     ],
 )
 def test_what_cannot_be_or_has_no_effect_is_one_line(options, line):

@@ -1,11 +1,12 @@
 """What every model that a user fills in shares (the jobs, and the runtime's settings): how its fields are refused.
 
-ApplyJob(halo="six", ...)                   ConfigError: halo: Input should be a valid tuple (given: 'six')
-a pipeline file, its first job              ConfigError: p.yaml: jobs.0.apply.halo: Input should be ...
+ApplyJob(halo="six", ...)                   ConfigError: halo: must be a valid tuple (given: 'six')
+a pipeline file, its first job              ConfigError: p.yaml: jobs.0.apply.halo: must be ...
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
@@ -78,9 +79,16 @@ def validation_text(error: ValidationError, prefix: str = "") -> str:
 
 def _line(details: ErrorDetails) -> str:
     place = ".".join(map(str, details["loc"]))
-    said = details["msg"].removeprefix("Value error, ")  # pydantic's, before what our own validators say
-    what = "missing; give it" if details["type"] == "missing" else f"{said} (given: {_short(details)})"
-    return f"{place}: {what}" if place else what
+    said = f"{_said(details)} (given: {_short(details)})" if details["type"] != "missing" else "missing; give it"
+    return f"{place}: {said}" if place else said
+
+
+def _said(details: ErrorDetails) -> str:
+    """As we say it; of pydantic's words only what is wanted."""
+    if details["type"] == "extra_forbidden":
+        return "no such setting"
+    said = details["msg"].removeprefix("Value error, ")  # before what our own validators say
+    return re.sub("^Input should ", "must ", said)
 
 
 def _short(details: ErrorDetails) -> str:

@@ -79,7 +79,7 @@ class RegisterJob(Fields):
             begin_results(self.output, replace=replace)
 
     def finish(self, plan: Plan, value: Any) -> str:
-        """Write the transforms file, and say which pairs were trusted or contradicted and which slabs are bridged."""
+        """Write the transforms file, and say how many pairs were trusted, and what slabs are blank or bridged."""
         from volpipe.jobs.register_plan import fieldless
         from volpipe.jobs.register_stack import FoundStack
         from volpipe.volume.folder import absolute, open_folder
@@ -93,7 +93,7 @@ class RegisterJob(Fields):
             folder.put(TRANSFORMS, made.text.encode())
             provenance = {"software": f"volpipe {__version__}", "job": self.model_dump(mode="json"), **plan.key}
             finish_results(self.output, {"provenance": provenance})
-        told = {"bridged": found.bridged, "without a field": fieldless(self._setup)}
+        told = {"without tissue": found.blank, "bridged": found.bridged, "without a field": fieldless(self._setup)}
         slabs = [f"; {what}: slabs {', '.join(map(str, which))}" for what, which in told.items() if which]
         return found.told + "".join(slabs)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -132,17 +132,26 @@ class SolveWork:
         began = time.perf_counter()
         edges = [edge_of(get(self.stage.folder, pair_key(*pair))) for pair in self.stage.pairs]
         if not any(edge.trust for edge in edges):
-            best = max(edge.estimate.confidence for edge in edges)
-            raise RunError(
-                f"register: no pair of slabs was trusted, the best had a confidence of {best:.2f}; give a wider "
-                "max_shift or max_angle_rad, a larger --window, another --score, or slabs with tissue"
-            )
+            raise RunError(_nothing_trusted(edges))
         stack = self.stage.stack
         solution = solve_stack(
             edges, count=len(stack.layers), radius=stack.radius_um, anchors=self.anchors, starts=self.stage.starts
         )
         put(self.stage.folder, FOUND, told_solution(edges, solution))
         return Receipt(SOLVE, item, seconds={"compute": time.perf_counter() - began})
+
+
+def _nothing_trusted(edges: Sequence[Edge]) -> str:
+    best, blank = max(edge.estimate.confidence for edge in edges), _blank(edges)
+    without = f"without tissue: slabs {', '.join(map(str, blank))}; " if blank else ""
+    return (
+        f"register: no pair of slabs was trusted, the best had a confidence of {best:.2f}; {without}give a wider "
+        "max_shift or max_angle_rad, a larger --window, another --score, or slabs with tissue"
+    )
+
+
+def _blank(edges: Sequence[Edge]) -> tuple[int, ...]:
+    return tuple(sorted({slab for edge in edges for slab in edge.blank}))
 
 
 @dataclass(frozen=True)
@@ -154,6 +163,7 @@ class FoundStack:
         motions: upper_from_lower as it was seen, of the pairs that were trusted and that no others contradict.
         trusted, contradicted, pairs: how many; what is contradicted was trusted, until others spoke against it.
         bridged: slabs whose pose is interpolated.
+        blank: slabs without tissue.
     """
 
     poses: tuple[Rigid, ...]
@@ -162,12 +172,13 @@ class FoundStack:
     contradicted: int
     pairs: int
     bridged: tuple[int, ...]
+    blank: tuple[int, ...]
 
     @property
     def told(self) -> str:
         """How many pairs were trusted."""
         against = f", {self.contradicted} of them contradicted by others" if self.contradicted else ""
-        return f"{self.trusted} of {self.pairs} pairs were trusted{against}"
+        return f"{self.trusted} of {self.pairs} pairs trusted{against}"
 
     def above(self, slab: int) -> int | None:
         """The nearest slab above that such a pair joins it to."""
@@ -182,7 +193,8 @@ class FoundStack:
         trusted = [pair for pair in stored["pairs"] if pair["weight"] > 0]
         contradicted = sum(pair["weight"] < HONEST * pair["confidence"] for pair in trusted)
         poses = tuple(map(motion_of, stored["poses"]))
-        return cls(poses, motions, len(trusted), contradicted, len(stored["pairs"]), tuple(stored["bridged"]))
+        blank = _blank(list(map(edge_of, stored["pairs"])))
+        return cls(poses, motions, len(trusted), contradicted, len(stored["pairs"]), tuple(stored["bridged"]), blank)
 
 
 # ---------------------------------------------------------------------- as JSON
@@ -200,13 +212,14 @@ def motion_of(stored: Mapping[str, Any]) -> Rigid:
 
 def told_edge(edge: Edge) -> dict[str, Any]:
     """An edge as JSON."""
-    place = {"upper": edge.upper, "lower": edge.lower, "layers": edge.layers, "slant": told(edge.slant)}
-    return place | _told_estimate(edge.estimate)
+    place = {"upper": edge.upper, "lower": edge.lower, "layers": edge.layers, "blank": list(edge.blank)}
+    return place | {"slant": told(edge.slant)} | _told_estimate(edge.estimate)
 
 
 def edge_of(stored: Mapping[str, Any]) -> Edge:
     """What `told_edge` told."""
-    return Edge(stored["upper"], stored["lower"], stored["layers"], _estimate_of(stored), motion_of(stored["slant"]))
+    place = (stored[name] for name in ("upper", "lower", "layers"))
+    return Edge(*place, _estimate_of(stored), motion_of(stored["slant"]), tuple(stored["blank"]))
 
 
 def told_solution(edges: list[Edge], solution: StackSolution) -> dict[str, Any]:

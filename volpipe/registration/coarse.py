@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import fft, ndimage
 
-from volpipe.errors import VolumeError
+from volpipe.errors import GeometryError, VolumeError
 from volpipe.geometry import Rigid
 from volpipe.geometry.raster import plane_size
 from volpipe.geometry.transform import wrapped
@@ -44,10 +44,9 @@ LEAST_OVERLAP = 0.5  # of the smaller silhouette
 ELSEWHERE_RAD = math.radians(20.0)  # an answer of the same mirror whose angle differs by less is the same one
 ANSWERS = 3  # of each mirror, refined
 # Confidence is 1 - exp(-(score - next best) / APART), where nothing else fits as well, times a logistic of the score in
-# LIKE give or take AROUND, where it fits at all. (Of 846 pairs of a whole brain, of parts of it, of light-sheet tissue,
-# neuropil and noise, at 0 to 8 lost layers, what is called 0.1 to 0.3, 0.3 to 0.5, 0.7 to 0.9 and above is right in
-# 0.16, 0.40, 0.87 and 0.99; without the second factor 43 of 115 wrong answers of light-sheet tissue had above 0.5.)
-APART, LIKE, AROUND = 0.02, 0.4, 0.08
+# LIKE give or take AROUND, where it fits at all. (`benchmarks/coarse.py`: of whole planes of a brain at 0 to 8 lost
+# layers, of parts of it, of light-sheet tissue and neuropil.)
+APART, LIKE, AROUND = 0.03, 0.4, 0.1
 
 Image = NDArray[np.float64]
 

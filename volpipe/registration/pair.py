@@ -42,7 +42,7 @@ from volpipe.registration.flow import in_the_middle
 from volpipe.registration.inside import slant_inside
 from volpipe.registration.known import has_structure
 from volpipe.registration.refine import refined
-from volpipe.registration.scores import score_of
+from volpipe.registration.scores import prepared_by
 from volpipe.registration.search import Landscape, Mode, Prior, landscape, modes
 from volpipe.registration.slant import put_on, taken_off
 from volpipe.registration.stretch import stretched
@@ -114,7 +114,7 @@ def register_pair(
 
     Raises:
         GeometryError: windows or a prior that cannot be registered, or a choice that is neither True nor False.
-        ConfigError: no such score.
+        ConfigError: no such score, or a callable that is none.
     """
     spacing = plane_size(voxel_size_um, "register_pair")
     gap = _checked(gap_layers, max_shift, max_angle_rad, around)
@@ -126,7 +126,7 @@ def register_pair(
     scale = _factors(size)[-1] if affine else max(1, size // LEAST_CARRIED)  # stretch is told by the fine scale
 
     def look(*shown: Any, slant: Rigid | None = None, free: bool = False) -> _Look:
-        found = _Look.at(cache(score_of(score)(*shown)), min(shown[0].size), prior, near)
+        found = _Look.at(cache(prepared_by(score, *shown)), min(shown[0].size), prior, near)
         return replace(found, slant=slant, free=free)
 
     each = [first := look(above, below, gap, free=carry)]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from volpipe.errors import ConfigError
-from volpipe.registration.comparison import Score
+from volpipe.registration.comparison import Prepared, Score
 from volpipe.registration.likelihood import likelihood
 from volpipe.registration.pixels import cosine, mutual_information, ncc, pixel_ncc, trivial
+from volpipe.registration.window import Window
 
 SCORES: dict[str, Score] = {
     "likelihood": likelihood,
@@ -17,13 +18,17 @@ SCORES: dict[str, Score] = {
 }
 
 
-def score_of(score: str | Score) -> Score:
-    """A score by its name, or itself.
+def prepared_by(score: str | Score, upper: Window, lower: Window, gap: int) -> Prepared:
+    """What a score, or one by its name, prepares of two windows.
 
     Raises:
-        ConfigError: no such name, or no callable.
+        ConfigError: no such name, no callable, or one that gives none.
     """
     found = SCORES.get(score) if isinstance(score, str) else score
     if not callable(found):
         raise ConfigError(f"score {score!r}: give one of {', '.join(SCORES)}, or a callable")
-    return found
+    prepared = found(upper, lower, gap)
+    if not callable(prepared):
+        raise ConfigError(f"score: gives {prepared!r}; give one that takes two windows and a gap, and gives what takes "
+                          "a factor and gives a Comparison (volpipe.registration.comparison)")  # fmt: skip
+    return prepared

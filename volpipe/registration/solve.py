@@ -44,6 +44,7 @@ class Edge:
         layers: from upper's last to lower's first, 1 where nothing was lost.
         estimate: as it was seen.
         slant: what the tissue moves by itself over these layers; it is in what was seen (slant.py).
+        blank: those of the two slabs that hold no tissue.
     """
 
     upper: int
@@ -51,6 +52,7 @@ class Edge:
     layers: int
     estimate: PairEstimate
     slant: Rigid = STILL
+    blank: tuple[int, ...] = ()
 
     @property
     def upper_from_lower(self) -> Rigid:

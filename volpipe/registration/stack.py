@@ -80,7 +80,8 @@ def register_slabs(
     where structures are shorter than a gap, as their slant cannot be seen across it.
 
     Raises:
-        GeometryError: slabs, gaps, skips or anchors that do not fit each other, or no pair that is trusted.
+        GeometryError: slabs, gaps, skips or anchors that do not fit each other, a slant that is neither True nor False,
+            or no pair that is trusted.
     """
     found = register_stack(
         slabs, gap_layers=gap_layers, max_shift=max_shift, max_angle_rad=max_angle_rad, score=score,
@@ -108,6 +109,8 @@ def register_stack(
     pair: Pair | None = None,
 ) -> StackSolution:
     """As `register_slabs`, with what became of each pair and slab."""
+    if not isinstance(slant, (bool, np.bool_)):
+        raise GeometryError(f"slabs: slant is {slant!r}; give True or False")
     stack = Stack.of(slabs, gap_layers, voxel_size_um)
     held = _checked_anchors(anchors or {}, len(stack.layers))
     pairs = list(stack.pairs(_checked_skips(skips)))
@@ -189,8 +192,8 @@ class Stack:
             slant: the tissue's own motion is taken off; of slabs of one layer it is not known.
         """
         one, other, layers = _bare(self.slabs[upper], self.slabs[lower], self.lost(upper, lower) + 1)
-        if not (len(one) and len(other)):
-            return Edge(upper, lower, layers, NOTHING)
+        if blank := tuple(slab for slab, left in ((upper, one), (lower, other)) if not len(left)):
+            return Edge(upper, lower, layers, NOTHING, blank=blank)
         found = pair(one, other, gap_layers=layers - 1)
         seen, own = seen_and_slant(found, one.shape[1:], self.spacing)
         edge = Edge(upper, lower, layers, replace(found, transform=seen), own)
