@@ -19,6 +19,7 @@ from volpipe.jobs.register_setup import SlabStack
 from volpipe.jobs.slabs import load_slabs
 from volpipe.jobs.transforms import Slab, Transforms, load_transforms
 from volpipe.registration.coarse import CoarseEstimate
+from volpipe.report import laid_out as picture
 from volpipe.volume import open_source
 
 SIZE, SIZE_UM, LAYERS, GAP = (112, 96), (1.0, 0.4, 0.5), 4, 1
@@ -135,8 +136,10 @@ def test_cuts_of_one_volume_become_slabs(store_slab, tmp_path):
 
 def test_the_command_tells_what_it_found_and_writes_over_nothing(laid_down, tmp_path):
     output = tmp_path / "laid.yaml"
-    told = CliRunner().invoke(cli, ["coarse", str(laid_down), str(output)], catch_exceptions=False).output.splitlines()
+    words = ["coarse", str(laid_down), str(output), "--no-pictures"]
+    told = CliRunner().invoke(cli, words, catch_exceptions=False).output.splitlines()
     assert len(told) == 1 + 5 + 1
+    assert not output.with_suffix(".png").exists()
     assert "frame" in told[1]
     assert [line.split()[4] for line in told[2:4]] == ["yes", "no"]
     assert "as the one above" in told[4]
@@ -144,6 +147,43 @@ def test_the_command_tells_what_it_found_and_writes_over_nothing(laid_down, tmp_
     with pytest.raises(ProductError, match="exists already"):
         lay_out(str(laid_down), str(output))
     assert output.read_bytes() == before
+
+
+def test_the_picture_shows_each_slab_on_the_one_it_was_laid_on(laid_out):
+    output, found = laid_out
+    assert [one.on for one in found] == [None, 0, 1, None, 2]
+    for _, seam in picture._seams(str(output), found):
+        upper, lower = (face[20:90, 20:80] for face in seam.after)
+        before, below = (face[20:90, 20:80] for face in seam.before)
+        assert np.corrcoef(upper.ravel(), lower.ravel())[0, 1] > 0.9
+        assert np.corrcoef(before.ravel(), below.ravel())[0, 1] < 0.8
+    assert [seam.title.split(":")[0] for _, seam in picture._seams(str(output), found)] == [
+        "slab 1 on 0", "slab 2 on 1", "slab 4 on 2"
+    ]  # fmt: skip
+
+
+def test_the_command_draws_the_picture_beside_its_file(laid_down, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    named = {
+        "laid.out.yaml": "laid.out.png",
+        "laid": "laid.png",
+        "a.png": "a.png.png",
+        f"{tmp_path}/b.yaml": f"{tmp_path}/b.png",
+    }
+    for output, drawn in named.items():
+        told = CliRunner().invoke(cli, ["coarse", str(laid_down), output], catch_exceptions=False).output
+        assert told.splitlines()[-2] == drawn
+        assert (tmp_path / drawn).read_bytes()[:4] == b"\x89PNG"
+
+
+def test_where_nothing_was_laid_on_anything_there_is_no_picture(store_slab, tmp_path):
+    blank = store_slab(tmp_path / "blank.ome.zarr", np.zeros((LAYERS, *SIZE), np.uint8))
+    path = tmp_path / "slabs.yaml"
+    path.write_text(yaml.safe_dump({"slabs": [blank, blank], "gap_layers": GAP}))
+    words = ["coarse", str(path), str(tmp_path / "laid.yaml")]
+    told = CliRunner().invoke(cli, words, catch_exceptions=False).output
+    assert "none: as the one above" in told
+    assert not (tmp_path / "laid.png").exists()
 
 
 def test_the_file_says_which_slabs_are_guesses(laid_down, tmp_path, monkeypatch):

@@ -21,6 +21,7 @@ from volpipe.report.registration import page, report
 from volpipe.report.registration_figures import (
     BRIDGED,
     FAINT,
+    ROSE,
     SQUARES,
     UNKNOWN,
     Cut,
@@ -31,6 +32,7 @@ from volpipe.report.registration_figures import (
     drift_figure,
     field_figure,
     seams_figure,
+    sheet_figure,
 )  # fmt: skip
 from volpipe.report.registration_planes import Planes
 from volpipe.volume import Layout, create_product
@@ -184,6 +186,28 @@ def test_drift_has_poses_at_slabs_weights_between_them_and_shades_what_is_bridge
         shades = [(patch.get_x(), patch.get_hatch()) for patch in panel.patches]
         assert shades == [(0.5, None), (1.5, "////")]
         assert all(same_color(patch.get_facecolor(), BRIDGED) for patch in panel.patches)
+
+
+def test_drift_from_starts_says_so():
+    figure = drift_figure(Stack([0, 0], [(0, 0), (0, 0)], [], [], {(0, 1): 1.0}, {}, from_starts=True))
+    assert [panel.get_ylabel() for panel in figure.axes[:2]] == [
+        "shift from its start, µm",
+        "angle from its start, mrad",
+    ]
+
+
+def test_a_sheet_has_a_board_of_each_seam_and_marks_some():
+    known, nothing = np.random.default_rng(0).random((2, 20, 30)).astype(np.float32), np.full((20, 30), np.nan)
+    seams = [Seam(f"slab {n}", (nothing, nothing), tuple(known), (2.0, 1.0)) for n in range(7)]
+    figure = sheet_figure(seams, [2, 6])
+    shown, empty = figure.axes[:7], figure.axes[7:]
+    assert [panel.get_title() for panel in shown] == [seam.title for seam in seams]
+    assert [same_color(panel.title.get_color(), ROSE) for panel in shown] == [n in (2, 6) for n in range(7)]
+    assert shown[0].images[0].get_extent() == [-15, 15, 20, -20]
+    board = checkerboard(*(face - face.min() for face in known))
+    assert all(np.corrcoef(panel.images[0].get_array().ravel(), board.ravel())[0, 1] > 0.98 for panel in shown)
+    assert not any(panel.axison for panel in empty)
+    assert len(sheet_figure(seams[:1], []).axes) == 1
 
 
 def test_without_fields_drift_has_no_empty_panel():

@@ -14,13 +14,14 @@ from volpipe.jobs.register import RegisterJob
 @click.command(short_help="Find where each slab of a stack lies.")
 @options(RegisterJob, arguments=("slabs", "output"))
 @run_options
-@pictures_option
+@pictures_option()
 def command(pictures: bool, **values: Any) -> None:
     """Find where each of the slabs that SLABS lists lies in the first one; OUTPUT/transforms.json is for volpipe warp.
 
     OUTPUT/pictures/index.html shows what was found; the same command again draws it again.
 
-    A slab that is missing, or without tissue, is bridged: its pose is interpolated, and that is said. SLABS is a file:
+    A slab that is missing, or without tissue, is bridged, and that is said: its pose is between those of its
+    neighbours, at an end that of the one beside it. SLABS is a file:
 
     \b
       slabs:                                       from above

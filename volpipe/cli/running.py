@@ -30,10 +30,11 @@ def calibrate_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )
 
 
-def pictures_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--no-pictures, of commands that leave a page of them."""
-    text = "Draw the page of pictures of a registration, OUTPUT/pictures/index.html."
-    return click.option("--pictures/--no-pictures", default=True, help=f"{text} [default: pictures]")(function)
+def pictures_option(
+    text: str = "Draw the page of pictures of a registration, OUTPUT/pictures/index.html.",
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """--no-pictures, of commands that draw what they found."""
+    return click.option("--pictures/--no-pictures", default=True, help=f"{text} [default: pictures]")
 
 
 def report_of(name: str) -> Any:
@@ -45,7 +46,7 @@ def report_of(name: str) -> Any:
     try:
         return import_module(f"volpipe.report.{name}").report
     except ModuleNotFoundError as error:
-        also = ", or give --no-pictures" if name == "registration" else ""
+        also = ", or give --no-pictures" if name in ("registration", "laid_out") else ""
         raise ConfigError(f"pictures: {error.name} is missing; pip install 'volpipe[report]'{also}") from None
 
 

@@ -13,7 +13,7 @@ from volpipe.runtime.pipeline import load_pipeline
 @click.argument("pipeline", metavar="PIPELINE.yaml")
 @click.option("--dry-run", is_flag=True, help="Print the plan of the first job and check the others; write nothing.")
 @click.option("--restart", is_flag=True, help="Throw away what an earlier run made, and begin anew.")
-@pictures_option
+@pictures_option()
 def command(pipeline: str, dry_run: bool, restart: bool, pictures: bool) -> None:
     """Run the jobs of PIPELINE.yaml one after the other (paths are relative to the current directory)."""
     loaded = load_pipeline(pipeline)

@@ -46,11 +46,13 @@ class LaidOut:
         start: about where it lies in slab 0's frame, about the slabs' centres, micrometres; the right way up.
         confidence: 0..1, of the least sure step on the way from slab 0, less where the slabs above do not agree; None
             where there was nothing to compare: slab 0, one that is missing, one without tissue.
+        on: the slab above that it was laid on.
     """
 
     flipped: bool
     start: Rigid
     confidence: float | None
+    on: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,7 @@ def _ways(setup: Setup, ends: EndsOf, above: Mapping[int, LaidOut], slab: int) -
         if (estimate := _on_one_above(setup, ends, upper, on, slab)) is not None:
             flipped = setup.slabs.entries[slab].flipped != estimate.flipped
             sure = min(estimate.confidence, 1.0 if on.confidence is None else on.confidence)
-            yield LaidOut(flipped, on.start @ estimate.transform, sure)
+            yield LaidOut(flipped, on.start @ estimate.transform, sure, upper)
 
 
 def _agreed(ways: Sequence[LaidOut]) -> LaidOut:

@@ -162,7 +162,7 @@ class FoundStack:
         poses: reconstruction_from_slab.
         motions: upper_from_lower as it was seen, of the pairs that were trusted and that no others contradict.
         trusted, contradicted, pairs: how many; what is contradicted was trusted, until others spoke against it.
-        bridged: slabs whose pose is interpolated.
+        bridged: slabs whose pose is that of neighbours, or between.
         blank: slabs without tissue.
     """
 
@@ -218,8 +218,8 @@ def told_edge(edge: Edge) -> dict[str, Any]:
 
 def edge_of(stored: Mapping[str, Any]) -> Edge:
     """What `told_edge` told."""
-    place = (stored[name] for name in ("upper", "lower", "layers"))
-    return Edge(*place, _estimate_of(stored), motion_of(stored["slant"]), tuple(stored["blank"]))
+    seen, slant, blank = _estimate_of(stored), motion_of(stored["slant"]), tuple(stored["blank"])
+    return Edge(stored["upper"], stored["lower"], stored["layers"], seen, slant, blank)
 
 
 def told_solution(edges: list[Edge], solution: StackSolution) -> dict[str, Any]:

@@ -23,6 +23,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from volpipe.errors import ProductError
+from volpipe.geometry import Rigid
+from volpipe.geometry.raster import two
+from volpipe.geometry.transform import wrapped
 from volpipe.jobs.field_store import load_field
 from volpipe.jobs.register import RegisterJob
 from volpipe.jobs.register_plan import fields_of
@@ -72,6 +75,7 @@ class _Found:
         names = {slab: fields_of(setup)(slab) for slab in setup.stack.there}
         folder = open_folder(location)
         self.stack, self.found = setup.stack, FoundStack.read(folder)
+        self.starts = [entry.start.rigid for entry in setup.slabs.entries]
         self.weights = {(pair["upper"], pair["lower"]): pair["weight"] for pair in get(folder, FOUND)["pairs"]}
         self.fields = {slab: f"{location}/{name}" for slab, name in names.items() if name is not None}
         self.planes = Planes(self.stack, self.found.poses, self.fields)
@@ -100,7 +104,7 @@ class _Found:
             ("slabs", f"{len(stack.layers)}, of {sum(stack.layers)} layers; {sum(stack.gaps)} layers lost between"),
             ("voxels", f"{size} µm (z, y, x)"),
             ("pairs", found.told),
-            ("bridged", _numbers(found.bridged) + " (poses are interpolated)" * bool(found.bridged)),
+            ("bridged", _numbers(found.bridged) + " (poses of neighbours, or between)" * bool(found.bridged)),
             ("missing", _numbers(missing)),
             ("bent", f"{len(self.fields)} slabs have a field" if self.fields else "no slab has a field"),
         )
@@ -108,18 +112,21 @@ class _Found:
     # ------------------------------------------------------------------ drift
 
     def _drift(self) -> Picture:
-        poses = self.found.poses
+        poses, given = self.found.poses, any(start != Rigid() for start in self.starts)
+        pairs = list(zip(poses, self.starts, strict=True))
         stack = Stack(
-            angles_rad=[pose.angle_rad for pose in poses],
-            shifts_um=[pose.shift for pose in poses],
+            angles_rad=[wrapped(pose.angle_rad - start.angle_rad) for pose, start in pairs],
+            shifts_um=[two(np.subtract(pose.shift, start.shift).tolist()) for pose, start in pairs],
             bridged=self.found.bridged,
             missing=sorted(set(range(len(poses))) - set(self.stack.there)),
             weights=self.weights,
             moved_um=self._moved_um,
+            from_starts=given,
         )
+        beyond = ", from where its start lays it" if given else ""
         line = (
-            "Drift: where each slab lies in the first one. A steady lean is tissue at a slant, or an error that adds "
-            "up; a jump beside low weights is a slab to look at. Weight 0: the pair was not trusted."
+            f"Drift: where each slab lies in the first one{beyond}. A steady lean is tissue at a slant, or an error "
+            "that adds up; a jump beside low weights is a slab to look at. Weight 0: the pair was not trusted."
         )
         return "drift.png", line, drift_figure(stack)
 

@@ -25,6 +25,7 @@ Plane = NDArray[np.float32]
 UNKNOWN = "#cfe3f5"
 BRIDGED = "#f3e2b3"
 BLUE, ROSE, FAINT = "#4477aa", "#cc6677", "0.7"
+BOARDS = 5  # in a row of a sheet
 SQUARES = 8  # along the shorter side of a checkerboard
 ARROWS = 20  # along the longer side of a field
 DARKEST, BRIGHTEST = 1.0, 99.5  # percentiles of a face that are black and white
@@ -35,7 +36,7 @@ class Stack:
     """What `drift_figure` shows.
 
     Attributes:
-        angles_rad, shifts_um: of the poses, (slabs,) and (slabs, 2).
+        angles_rad, shifts_um: of the poses, (slabs,) and (slabs, 2); beyond the slabs' starts, if `from_starts`.
         bridged, missing: numbers of slabs; what is missing is bridged too.
         weights: of every pair (upper, lower), 0 where it was not trusted.
         moved_um: of slabs that have a field, the mean and the largest length of its displacement.
@@ -47,6 +48,7 @@ class Stack:
     missing: Sequence[int]
     weights: Mapping[tuple[int, int], float]
     moved_um: Mapping[int, tuple[float, float]]
+    from_starts: bool = False
 
 
 # ---------------------------------------------------------------------- drift
@@ -69,7 +71,8 @@ def drift_figure(stack: Stack) -> Figure:
         _draw_line(panels[3], slabs, mean, BLUE, "o", "mean")
         _draw_line(panels[3], slabs, most, ROSE, "s", "largest")
         panels[3].set_ylim(bottom=0)
-    names = ("shift of the pose, µm", "angle of the pose, mrad", "weight of pairs", "bend by the field, µm")
+    whose = "from its start" if stack.from_starts else "of the pose"
+    names = (f"shift {whose}, µm", f"angle {whose}, mrad", "weight of pairs", "bend by the field, µm")
     for panel, name in zip(panels, names, strict=False):
         panel.set_ylabel(name, fontsize=9)
         panel.tick_params(labelsize=8)
@@ -80,7 +83,7 @@ def drift_figure(stack: Stack) -> Figure:
     panels[-1].set_xlabel("slab, from above (pairs stand between their two slabs)", fontsize=9)
     panels[-1].set_xlim(-0.7, len(slabs) - 0.3)
     panels[-1].xaxis.get_major_locator().set_params(integer=True)
-    shades = [Patch(color=BRIDGED, label="bridged: the pose is interpolated")] if stack.bridged else []
+    shades = [Patch(color=BRIDGED, label="bridged: the pose is its neighbours', or between")] if stack.bridged else []
     shades += [Patch(facecolor=BRIDGED, hatch="////", edgecolor="0.55", label="missing")] if stack.missing else []
     if shades:
         figure.legend(handles=shades, loc="outside upper center", ncols=2, fontsize=8, frameon=False)
@@ -144,6 +147,27 @@ def seams_figure(seams: Sequence[Seam]) -> Figure:
         line[0].set_ylabel("y, µm", fontsize=8)
     for panel in panels[-1]:
         panel.set_xlabel("x from the slab's centre, µm", fontsize=8)
+    _say_unknown(figure)
+    return figure
+
+
+def sheet_figure(seams: Sequence[Seam], marked: Sequence[int]) -> Figure:
+    """Checkerboards alone, as seams are after; titles of the marked ones, by their place, stand out."""
+    columns = min(len(seams), BOARDS)
+    rows, width = -(-len(seams) // columns), 11.5 / BOARDS
+    sizes = [np.multiply(seam.after[0].shape, seam.pixel_um) for seam in seams]
+    height = width * max(size[0] for size in sizes) / max(size[1] for size in sizes) + 0.2
+    figure = Figure(figsize=(width * columns, rows * height + 0.7), layout="compressed")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for place, (panel, seam) in enumerate(zip(panels, seams, strict=False)):
+        _show(panel, checkerboard(*(_grey(face, _scale(face)) for face in seam.after)), seam.pixel_um)
+        mark: dict[str, Any] = {"color": ROSE, "fontweight": "bold"} if place in marked else {}
+        panel.set_title(seam.title, fontsize=8, **mark)
+        panel.tick_params(labelsize=6)
+    for panel in panels[len(seams) :]:
+        panel.set_axis_off()
+    panels[0].set_ylabel("y, µm", fontsize=8)
+    panels[0].set_xlabel("x from the slab's centre, µm", fontsize=8)
     _say_unknown(figure)
     return figure
 
