@@ -64,8 +64,8 @@ def measured(volume: NDArray[np.float32], gap: int, given: argparse.Namespace) -
         "n": given.trials,
         "right": float(right.mean()),
         "called sure": float(sure.mean()),
-        "right of those": float(right[sure].mean()) if sure.any() else math.nan,
-        "right of others": float(right[~sure].mean()) if (~sure).any() else math.nan,
+        "right of those": float(right[sure].mean()) if sure.any() else None,
+        "right of others": float(right[~sure].mean()) if (~sure).any() else None,
         "CPU s a pair": float(told[:, 2].mean()),
     }
 
