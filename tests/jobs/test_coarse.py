@@ -21,6 +21,7 @@ from volpipe.jobs.transforms import Slab, Transforms, load_transforms
 from volpipe.registration.coarse import CoarseEstimate
 from volpipe.report import laid_out as picture
 from volpipe.volume import open_source
+from volpipe.volume.folder import open_folder
 
 SIZE, SIZE_UM, LAYERS, GAP = (112, 96), (1.0, 0.4, 0.5), 4, 1
 CUT = {"chunk": (4, 24, 32), "shard": (8, 24, 32), "pyramid": False}
@@ -174,6 +175,14 @@ def test_the_command_draws_the_picture_beside_its_file(laid_down, tmp_path, monk
         told = CliRunner().invoke(cli, ["coarse", str(laid_down), output], catch_exceptions=False).output
         assert told.splitlines()[-2] == drawn
         assert (tmp_path / drawn).read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_file_on_an_object_store_has_its_picture_there_and_is_read_from_there(laid_out, laid_down, bucket):
+    CliRunner().invoke(cli, ["coarse", str(laid_down), f"{bucket}/laid.yaml"], catch_exceptions=False)
+    assert set(open_folder(bucket).keys("")) == {"laid.yaml", "laid.png"}
+    assert load_slabs(f"{bucket}/laid.yaml") == load_slabs(str(laid_out[0]))
+    with pytest.raises(ConfigError, match=r"none.yaml: cannot be read \(No such file or directory\)"):
+        load_slabs(f"{bucket}/none.yaml")
 
 
 def test_where_nothing_was_laid_on_anything_there_is_no_picture(store_slab, tmp_path):

@@ -128,8 +128,7 @@ def test_no_slab_is_read_at_more_pixels_than_a_picture_has(planes, monkeypatch):
 
     read = SlabReader.read
     monkeypatch.setattr(SlabReader, "read", spy)
-    monkeypatch.setattr(registration_planes, "MOST_PIXELS", 200)
-    coarse = Planes(planes.stack, planes.poses, planes.fields)
+    coarse = Planes(planes.stack, planes.poses, planes.fields, most=200)
     coarse.faces(0, 1)
     coarse.cut(registered=True)
     assert max(size for _, size in seen) <= 200

@@ -26,7 +26,7 @@ from volpipe.volume import Source, check_apart, check_place, open_source
 if TYPE_CHECKING:
     from volpipe.jobs.register import RegisterJob
 
-FORMAT = 3  # of the key: raised when the same key would mean other transforms
+FORMAT = 4  # of the key: raised when the same key would mean other transforms
 FACING = 8  # layers of a slab that a pair is shown: what the scores were measured with
 SMALLEST = 16  # voxels across, of a window that can be registered
 

@@ -34,7 +34,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from volpipe.errors import ConfigError
 from volpipe.jobs.fields import Fields, Size, one_number, validation_text
-from volpipe.jobs.transforms import Pose, place_of
+from volpipe.jobs.transforms import Pose, place_of, text_at
+from volpipe.volume.folder import absolute
 
 Whole = Annotated[int, Field(ge=0)]
 Run = tuple[Whole, int]
@@ -131,13 +132,13 @@ class Slabs(Fields):
 
 
 def load_slabs(path: str | Path) -> Slabs:
-    """Read a slabs file; the places in it become absolute.
+    """Read a slabs file, which may lie on an object store; the places in it become absolute.
 
     Raises:
         ConfigError: the file is missing or is not YAML, or fields are wrong: every one of them, with its path.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.safe_load(text_at(str(path)))
         if not isinstance(content, Mapping):
             raise ConfigError(f"{path}: holds no fields; give a slabs file")
         slabs = Slabs.model_validate(content)
@@ -147,6 +148,6 @@ def load_slabs(path: str | Path) -> Slabs:
         raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
     except ValidationError as error:
         raise ConfigError(validation_text(error, f"{path}: ")) from None
-    folder = str(Path(path).absolute().parent)
+    folder = absolute(str(path)).rpartition("/")[0] or "/"
     entries = [slab.model_copy(update={"volume": place_of(slab.volume, folder)}) for slab in slabs.slabs]
     return slabs.model_copy(update={"slabs": tuple(entries), "volume": place_of(slabs.volume, folder)})

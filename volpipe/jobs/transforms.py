@@ -101,7 +101,7 @@ def load_transforms(path: str | Path) -> Transforms:
         ConfigError: the file is missing or is not JSON, or fields are wrong: every one of them, with its path.
     """
     try:
-        content = json.loads(_text_at(str(path)))
+        content = json.loads(text_at(str(path)))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give a transforms file") from error
     except ValueError as error:  # no UTF-8, or no JSON
@@ -112,7 +112,7 @@ def load_transforms(path: str | Path) -> Transforms:
         raise ConfigError(validation_text(error, f"{path}: ")) from None
 
 
-def _text_at(place: str) -> str:
+def text_at(place: str) -> str:
     """A file's text, or an object's."""
     if not is_remote(place):
         return Path(local_path(place)).read_text(encoding="utf-8")

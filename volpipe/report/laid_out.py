@@ -17,6 +17,7 @@ from volpipe.report.registration_planes import Planes
 from volpipe.volume.folder import absolute, open_folder
 
 DPI = 130
+PIXELS = 2**16  # of a plane: 256 across, as it is drawn; those of all slabs are in memory together
 
 
 def report(slabs: str, found: Sequence[LaidOut]) -> str | None:
@@ -48,7 +49,7 @@ def report(slabs: str, found: Sequence[LaidOut]) -> str | None:
 def _seams(slabs: str, found: Sequence[LaidOut]) -> Iterator[tuple[int, Seam]]:
     """Of each slab that was laid on another, from above."""
     stack = Setup(RegisterJob(slabs=slabs, output=f"{slabs}.out", window=WINDOW, score="ncc")).stack
-    planes = Planes(stack, tuple(one.start for one in found), {})
+    planes = Planes(stack, tuple(one.start for one in found), {}, PIXELS)
     for slab, one in enumerate(found):
         if one.on is not None:
             title = f"slab {slab} on {one.on}: {one.confidence:.2f}"

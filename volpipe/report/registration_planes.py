@@ -43,17 +43,19 @@ class Planes:
         stack: the slabs.
         poses: reconstruction_from_slab, of each.
         fields: absolute places of those that there are.
+        most: pixels that a slab's plane is read at.
     """
 
     stack: SlabStack
     poses: tuple[Rigid, ...]
     fields: Mapping[int, str]
+    most: int = MOST_PIXELS
 
     @cached_property
     def level(self) -> int:
-        """The finest at which no slab's plane has more than MOST_PIXELS."""
+        """The finest at which no slab's plane has more pixels."""
         frames, level = [self.stack.reader(slab).frame for slab in self.stack.there], 0
-        while max(math.prod(frame.shape(level)) for frame in frames) > MOST_PIXELS:
+        while max(math.prod(frame.shape(level)) for frame in frames) > self.most:
             level += 1
         return level
 
