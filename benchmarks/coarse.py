@@ -4,7 +4,7 @@
                                              in y and x, and laid upside down in half of the trials
 
 Without --window the planes are whole, with empty ground around: their diagonal fits. With one, tissue fills a square of
-so many voxels, anywhere in the plane. Right is what `register` can take over: the same side up, within a tenth of the
+so many voxels, anywhere in the plane (where that is not 1.6 times as wide, the corners of turned squares are empty). Right is what `register` can take over: the same side up, within a tenth of the
 window and 0.1 rad. --noise takes unlike noise for the lower slab: nothing is right.
 """
 
@@ -25,11 +25,12 @@ from volumes import read
 from volpipe import Rigid
 from volpipe.geometry import Raster
 from volpipe.geometry.transform import wrapped
+from volpipe.jobs.coarse import SURE
 from volpipe.registration.coarse import coarse_alignment
 
 LAYERS = 4
 NEAR, NEAR_RAD = 0.1, 0.1  # the prior of `register_pair`
-SURE = 0.5  # confidence
+ROOM = 1.62  # times a window: sqrt(2) of a turn, and a shift of a tenth to both sides
 
 
 def main() -> None:
@@ -74,7 +75,7 @@ def trial(volume: NDArray[np.float32], gap: int, given: argparse.Namespace, seed
     """Whether a pair was laid rightly, its confidence, and CPU-seconds."""
     random, (depth, *plane) = np.random.default_rng(seed), volume.shape
     size = given.window or math.ceil(1.1 * math.hypot(*plane))
-    room = np.maximum(0, (np.array(plane) - 1.5 * size) / 2) if given.window else np.zeros(2)
+    room = np.maximum(0, (np.array(plane) - ROOM * size) / 2) if given.window else np.zeros(2)
     edge = 0 if given.window else depth // 10  # a whole organ's first planes hold nothing
     first = int(random.integers(edge, depth - edge - 2 * LAYERS - gap + 1))
     centre = (np.array(plane) - 1) / 2 + random.uniform(-1, 1, 2) * room

@@ -1,7 +1,8 @@
 """Does a stack of slabs stay straight? Slabs with known poses are cut from one volume, registered, and compared.
 
     volume  | 4 layers | 2 lost | 4 layers | 2 lost | ...      each slab a window of its own pose (turn and shift),
-                                                               sampled from the intact plane by cubic splines
+                                                               sampled from the intact plane by cubic splines;
+                                                       bent, with --bend, by a field without shift or turn
 
 Windows have their margin inside the plane and lie between the voxels; gain and offset vary from slab to slab. Drift is
 how far a slab's centre lies from where it should, in slab 0's frame, as a fraction of the width; of slabs that are
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bends import field
 from machine import RESULTS, save, table
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
@@ -39,6 +41,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--gap", type=int, default=2)
     parser.add_argument("--window", type=int, default=192)
+    parser.add_argument("--bend", type=float, default=0.0, help="root mean square of each slab's bend, of its width")
     parser.add_argument("--score", default="likelihood")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--name", help=f"of the result in {RESULTS.name}/")
@@ -76,15 +79,17 @@ def cut(volume: NDArray[Any], options: argparse.Namespace, random: np.random.Gen
     poses = []
     for top in first + period * np.arange(options.slabs):
         poses.append(Rigid(random.uniform(-0.05, 0.05), tuple(random.uniform(-0.05, 0.05, 2) * options.window)))
-        layers = [sampled(plane, poses[-1], options.window) for plane in volume[top : top + options.layers]]
+        bend = options.bend * options.window * field(random, options.window) if options.bend else 0.0
+        layers = [sampled(plane, poses[-1], options.window, bend) for plane in volume[top : top + options.layers]]
         slabs.append((np.stack(layers) * random.uniform(0.8, 1.25) + random.uniform(-20, 20)).astype(np.float32))
     return slabs, poses
 
 
-def sampled(plane: NDArray[Any], pose: Rigid, width: int) -> NDArray[Any]:
-    """A window of a plane, about the plane's centre."""
+def sampled(plane: NDArray[Any], pose: Rigid, width: int, bend: Any = 0.0) -> NDArray[Any]:
+    """A window of a plane, about the plane's centre, each voxel from so much further on."""
     line = np.arange(width) - (width - 1) / 2
-    places = pose(np.stack(np.meshgrid(line, line, indexing="ij"), axis=-1)) + (np.array(plane.shape) - 1) / 2
+    points = np.stack(np.meshgrid(line, line, indexing="ij")) + bend
+    places = pose(np.moveaxis(points, 0, -1)) + (np.array(plane.shape) - 1) / 2
     if places.min() < 2 or (places > np.array(plane.shape) - 3).any():
         raise SystemExit(
             f"drift: a window of {width} does not fit into a plane of {plane.shape}; give a smaller --window"

@@ -279,7 +279,7 @@ def test_a_wrong_field_of_a_pipeline_is_one_line(volpipe, tmp_path):
         "give one job per entry: apply, statistics, pyramid, audit, register, warp or import (given: apply, pyramid)"
     )
     assert refusal("jobs: []").endswith("jobs: give at least one job (given: [])")
-    assert refusal("").startswith(f"ConfigError: {path}: must be a valid dictionary")
+    assert refusal("").startswith(f"ConfigError: {path}: must be a mapping")
 
 
 def test_a_pipeline_is_refused_for_every_text_that_would_stop_one_of_its_jobs(volpipe, tmp_path):

@@ -59,6 +59,15 @@ def test_a_registration_leaves_a_page_of_pictures_and_draws_it_again_the_same(vo
     assert set(drawn[0]) == {*names, "index.html"}
 
 
+def test_coarse_asks_for_what_draws_its_picture_before_it_looks(volpipe, slabs_file, tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "volpipe.report.laid_out", raising=False)
+    monkeypatch.delitem(sys.modules, "volpipe.report.registration_figures", raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib.axes", None)
+    refusal = volpipe("coarse", slabs_file, tmp_path / "laid.yaml").refusal
+    assert refusal.endswith("is missing; pip install 'volpipe[report]', or give --no-pictures")
+    assert not (tmp_path / "laid.yaml").exists()
+
+
 def test_without_what_draws_pictures_nothing_is_run_but_for_no_pictures(volpipe, slabs_file, tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "volpipe.report.registration", raising=False)
     monkeypatch.delitem(sys.modules, "volpipe.report.registration_figures", raising=False)

@@ -1,6 +1,7 @@
 """Slabs that lie at any angle or upside down are laid out, registered and rendered."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from click.testing import CliRunner
 from made_tissue import Waves
 from register_scene import SERIAL, poses_of, register
 
-from volpipe import PyramidJob, WarpJob, run
+from volpipe import PyramidJob, RegisterJob, WarpJob, run
 from volpipe.cli import cli
 from volpipe.errors import ConfigError, ProductError, VolumeError
 from volpipe.geometry import Box, Raster, Rigid
@@ -20,6 +21,7 @@ from volpipe.jobs.slabs import load_slabs
 from volpipe.jobs.transforms import Slab, Transforms, load_transforms
 from volpipe.registration.coarse import CoarseEstimate
 from volpipe.report import laid_out as picture
+from volpipe.report import registration as page
 from volpipe.volume import open_source
 from volpipe.volume.folder import open_folder
 
@@ -99,8 +101,15 @@ def test_angle_place_and_side_are_found_and_a_missing_slab_is_passed_by(laid_out
     assert [entry.run for entry in written] == [(0, LAYERS)] * 5
 
 
-def test_what_is_laid_out_is_registered_and_rendered(laid_out, tmp_path):
+def test_what_is_laid_out_is_registered_and_rendered(laid_out, tmp_path, monkeypatch):
     transforms, _ = register(laid_out[0], tmp_path / "out", window=112, tree=False)
+    stacks, real = [], page.drift_figure
+    monkeypatch.setattr(page, "drift_figure", lambda stack: stacks.append(stack) or real(stack))
+    page.report(RegisterJob(slabs=str(laid_out[0]), output=str(tmp_path / "out"), window=112, tree=False))
+    beyond = np.subtract([pose.shift for pose in poses_of(transforms)], [one.start.shift for one in laid_out[1]])
+    np.testing.assert_allclose(stacks[0].shifts_um, beyond)
+    assert np.abs(stacks[0].angles_rad).max() < 0.1  # counted from starts of up to half a turn
+    assert stacks[0].from_starts
     there = [number for number in range(5) if number != MISSING]
     assert max(off(poses_of(transforms)[number], POSES[number]) for number in there) < 0.5
     assert [slab.flipped for slab in transforms.slabs] == [number in UPSIDE_DOWN for number in range(5)]
@@ -141,40 +150,61 @@ def test_the_command_tells_what_it_found_and_writes_over_nothing(laid_down, tmp_
     told = CliRunner().invoke(cli, words, catch_exceptions=False).output.splitlines()
     assert len(told) == 1 + 5 + 1
     assert not output.with_suffix(".png").exists()
-    assert "frame" in told[1]
+    assert told[1].endswith("first")
     assert [line.split()[4] for line in told[2:4]] == ["yes", "no"]
-    assert "as the one above" in told[4]
+    assert told[4].endswith("none: missing or without tissue")
     before = output.read_bytes()
     with pytest.raises(ProductError, match="exists already"):
         lay_out(str(laid_down), str(output))
     assert output.read_bytes() == before
 
 
-def test_the_picture_shows_each_slab_on_the_one_it_was_laid_on(laid_out):
-    output, found = laid_out
-    assert [one.on for one in found] == [None, 0, 1, None, 2]
-    for _, seam in picture._seams(str(output), found):
-        upper, lower = (face[20:90, 20:80] for face in seam.after)
-        before, below = (face[20:90, 20:80] for face in seam.before)
-        assert np.corrcoef(upper.ravel(), lower.ravel())[0, 1] > 0.9
-        assert np.corrcoef(before.ravel(), below.ravel())[0, 1] < 0.8
-    assert [seam.title.split(":")[0] for _, seam in picture._seams(str(output), found)] == [
-        "slab 1 on 0", "slab 2 on 1", "slab 4 on 2"
-    ]  # fmt: skip
+def test_the_picture_shows_each_slab_on_the_one_it_was_laid_on(laid_down, laid_out, tmp_path, monkeypatch):
+    """Outlines go on: what is dark is dark in both. The least sure are shown, and marked."""
+    found, drawn = (
+        [replace(one, confidence=sure) for one, sure in zip(laid_out[1], (None, 0.6, 0.49, None, 0.5), strict=True)],
+        [],
+    )
+    real = picture.sheet_figure
+    monkeypatch.setattr(picture, "sheet_figure", lambda *given: drawn.append(given) or real(*given))
+    place = str(tmp_path / "laid.png")
+    assert picture.report(str(laid_down), place, found) == place
+    assert (tmp_path / "laid.png").read_bytes()[:4] == b"\x89PNG"
+    ((boards, text),) = drawn
+    titles = ["slab 1 (turned over) on 0: 0.60", "slab 2 on 1: 0.49", "slab 4 (turned over) on 2: 0.50"]
+    assert [each.title for each in boards] == titles
+    assert [each.marked for each in boards] == [False, True, False]
+    assert "not shown: slabs 3" in text
+    for each in boards:
+        assert each.pixel_um == SIZE_UM[1:]
+        around = each.plane[[0, -1]], each.plane[:, [0, -1]]
+        assert np.nanmax(around[0]) < 0.2
+        assert np.nanmean(each.plane[46:66, 38:58]) > 0.4
+        edges = np.abs(np.diff(np.nan_to_num(each.plane) > 0.25, axis=1)).sum(1)
+        assert np.median(edges) <= 2  # of a row: in and out of the tissue
+    monkeypatch.setattr(picture, "MOST", 2)
+    picture.report(str(laid_down), place, found)
+    assert [each.title for each in drawn[1][0]] == titles[1:]
+    assert "The 2 least sure of 3 slabs." in drawn[1][1]
 
 
-def test_the_command_draws_the_picture_beside_its_file(laid_down, tmp_path, monkeypatch):
+def test_the_command_draws_the_picture_beside_its_file_and_over_nothing(laid_down, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    named = {
-        "laid.out.yaml": "laid.out.png",
-        "laid": "laid.png",
-        "a.png": "a.png.png",
-        f"{tmp_path}/b.yaml": f"{tmp_path}/b.png",
-    }
-    for output, drawn in named.items():
+    for output, drawn in {"laid.out.yaml": "laid.out.png", f"{tmp_path}/b.yml": f"{tmp_path}/b.png"}.items():
         told = CliRunner().invoke(cli, ["coarse", str(laid_down), output], catch_exceptions=False).output
         assert told.splitlines()[-2] == drawn
         assert (tmp_path / drawn).read_bytes()[:4] == b"\x89PNG"
+    (tmp_path / "mine.png").write_text("mine")
+    with pytest.raises(ProductError, match=r"mine.png: exists already; give another name"):
+        CliRunner().invoke(cli, ["coarse", str(laid_down), "mine.yaml"], catch_exceptions=False, standalone_mode=False)
+    assert (tmp_path / "mine.png").read_text() == "mine"
+    assert not (tmp_path / "mine.yaml").exists()
+
+
+@pytest.mark.parametrize("name", ["laid", "laid.png", "laid.yaml.txt"])
+def test_what_does_not_end_as_a_slabs_file_is_refused(laid_down, tmp_path, name):
+    with pytest.raises(ConfigError, match=r"give a name that ends in \.yaml"):
+        lay_out(str(laid_down), str(tmp_path / name))
 
 
 def test_a_file_on_an_object_store_has_its_picture_there_and_is_read_from_there(laid_out, laid_down, bucket):
@@ -185,32 +215,57 @@ def test_a_file_on_an_object_store_has_its_picture_there_and_is_read_from_there(
         load_slabs(f"{bucket}/none.yaml")
 
 
-def test_where_nothing_was_laid_on_anything_there_is_no_picture(store_slab, tmp_path):
+def test_where_fewer_than_two_slabs_hold_tissue_nothing_is_written(laid_down, store_slab, tmp_path):
     blank = store_slab(tmp_path / "blank.ome.zarr", np.zeros((LAYERS, *SIZE), np.uint8))
-    path = tmp_path / "slabs.yaml"
-    path.write_text(yaml.safe_dump({"slabs": [blank, blank], "gap_layers": GAP}))
-    words = ["coarse", str(path), str(tmp_path / "laid.yaml")]
-    told = CliRunner().invoke(cli, words, catch_exceptions=False).output
-    assert "none: as the one above" in told
-    assert not (tmp_path / "laid.png").exists()
+    content = yaml.safe_load(laid_down.read_text())
+    for number in (0, 1, 2):
+        content["slabs"][number] = blank
+    path, output = tmp_path / "slabs.yaml", tmp_path / "laid.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(VolumeError, match=r"slabs.yaml: fewer than two slabs hold tissue"):
+        lay_out(str(path), str(output))
+    assert not output.exists()
+
+
+def test_the_first_slab_with_tissue_is_the_frame(laid_down, store_slab, tmp_path):
+    content = yaml.safe_load(laid_down.read_text())
+    content["slabs"][0] = store_slab(tmp_path / "blank.ome.zarr", np.zeros((LAYERS, *SIZE), np.uint8))
+    path, output = tmp_path / "slabs.yaml", tmp_path / "laid.yaml"
+    path.write_text(yaml.safe_dump(content))
+    told = CliRunner().invoke(cli, ["coarse", str(path), str(output)], catch_exceptions=False).output.splitlines()
+    assert [line.split()[-1] for line in told[1:3]] == ["tissue", "first"]
+    assert "# slab 0: missing or without tissue" in output.read_text()
+    entries = load_slabs(output).entries
+    assert entries[1].start.rigid == Rigid()
+    between = entries[2].start.rigid  # of slab 1, which was taken to lie the right way up, and did not
+    mirror = lambda points: points * (1, -1)  # noqa: E731
+    assert off(between, lambda points: mirror(POSES[1].inverse(POSES[2](mirror(points))))) < 3
 
 
 def test_the_file_says_which_slabs_are_guesses(laid_down, tmp_path, monkeypatch):
-    monkeypatch.setattr(coarse, "_ways", lambda *given: iter([LaidOut(False, Rigid(), {1: 0.5, 2: 0.49}[given[-1]])]
-                                                             if given[-1] < 3 else []))  # fmt: skip
+    monkeypatch.setattr(coarse, "_ways", lambda *given: iter(
+        [LaidOut(False, Rigid(), {1: 0.5, 2: 0.49, 4: 0.9}[given[-1]])] if given[-1] else []))  # fmt: skip
     output = tmp_path / "laid.yaml"
     lay_out(str(laid_down), str(output))
     guesses = [line for line in output.read_text().splitlines() if line.startswith("#")]
-    assert [line.split(":")[0] for line in guesses[1:]] == ["# slab 2", "# slab 3", "# slab 4"]
-    assert "0.49 sure" in guesses[1]
-    assert "nothing to compare" in guesses[2]
+    assert guesses[1:] == ["# slab 2: 0.49 sure", "# slab 3: missing or without tissue, as the one above"]
     assert len(load_slabs(str(output)).entries) == 5
 
 
 def test_where_nothing_is_a_guess_the_file_says_nothing(laid_down, tmp_path, monkeypatch):
-    monkeypatch.setattr(coarse, "_ways", lambda *_: iter([LaidOut(False, Rigid(), 0.5)]))
-    lay_out(str(laid_down), str(tmp_path / "laid.yaml"))
+    monkeypatch.setattr(coarse, "_ways", lambda *given: iter([LaidOut(False, Rigid(), 0.5)] if given[-1] else []))
+    content = yaml.safe_load(laid_down.read_text())
+    del content["slabs"][MISSING]
+    path = tmp_path / "slabs.yaml"
+    path.write_text(yaml.safe_dump(content))
+    lay_out(str(path), str(tmp_path / "laid.yaml"))
     assert "#" not in (tmp_path / "laid.yaml").read_text()
+
+
+def test_a_slab_is_said_to_lie_on_the_one_that_was_surest():
+    ways = [LaidOut(False, Rigid(), 0.1, 4), LaidOut(False, Rigid(0.1), 0.9, 3), LaidOut(True, Rigid(), 0.2, 2)]
+    found = coarse._agreed(ways)
+    assert (found.on, found.start) == (3, Rigid(0.1))
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -241,9 +296,9 @@ def test_a_slab_is_read_once_each_way_up(laid_down, tmp_path, monkeypatch):
 
 
 def test_an_output_that_is_a_folder_is_refused_in_one_line(laid_down, tmp_path):
-    (tmp_path / "out").mkdir()
-    with pytest.raises(ProductError, match="out: exists already"):
-        lay_out(str(laid_down), str(tmp_path / "out"))
+    (tmp_path / "out.yaml").mkdir()
+    with pytest.raises(ProductError, match=r"out.yaml: exists already"):
+        lay_out(str(laid_down), str(tmp_path / "out.yaml"))
 
 
 def test_a_slab_without_tissue_has_nothing_to_compare(laid_down, store_slab, tmp_path):

@@ -47,8 +47,8 @@ def test_the_schema_that_editors_read_knows_one_number():
 @pytest.mark.parametrize(
     ("make", "line"),
     [
-        (lambda: ApplyJob(**PLACES, halo="six"), "halo: must be a valid tuple (given: 'six')"),
-        (lambda: ApplyJob(**PLACES, halo=True), "halo: must be a valid tuple (given: True)"),
+        (lambda: ApplyJob(**PLACES, halo="six"), "halo: must be a list (given: 'six')"),
+        (lambda: ApplyJob(**PLACES, halo=True), "halo: must be a list (given: True)"),
         (lambda: ApplyJob(**PLACES, batch=0), "batch: must be greater than or equal to 1 (given: 0)"),
         (lambda: ApplyJob(input="a.zarr", output="b.zarr"), "model: missing; give it"),
         (

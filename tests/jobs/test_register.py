@@ -16,8 +16,8 @@ from volpipe.errors import ProductError
 from volpipe.geometry import Box, Raster, Rigid
 from volpipe.jobs.field_store import content_of, load_field
 from volpipe.jobs.register_stack import FOUND as STACK
-from volpipe.jobs.register_stack import PairWork, SolveWork, put, told, told_solution
-from volpipe.jobs.register_tree import FieldWork, NodesWork, batch_key
+from volpipe.jobs.register_stack import PairWork, SolveWork, get, put, told, told_solution
+from volpipe.jobs.register_tree import FieldWork, NodesWork, batch_key, field_key
 from volpipe.jobs.transforms import load_transforms
 from volpipe.registration.estimate import PairEstimate
 from volpipe.registration.solve import Edge, StackSolution
@@ -118,6 +118,27 @@ def test_a_field_stands_on_that_of_the_slab_above(slabs_file, tmp_path):
         field = load_field(f"{stage.folder.location}/slab00{slab}.field.zarr")
         assert voxels_off(field.push, places[slab], (6.0, 6.0)) < 0.1
         assert voxels_off(field.pose, places[slab], (6.0, 6.0)) > 1
+
+
+@pytest.mark.parametrize(("sure", "told"), [([3], 0), ([3, 4], 2)])
+def test_a_field_rests_on_no_single_node(slabs_file, tmp_path, sure, told):
+    """Which found something where all others that were looked at did not."""
+    job = RegisterJob(slabs=slabs_file(), output=str(tmp_path / "out"), window=48, tree_window=16)
+    work = job.plan(PLENTY).works["field"]
+    stage, grid = work.trees.stage, work.trees.grid(1)
+    edges = [Edge(0, 1, 2, PairEstimate(POSES[1], 0.95, True))]
+    put(stage.folder, STACK, told_solution(edges, StackSolution(tuple(POSES[:2]), {(0, 1): 0.95}, ())))
+    for root in grid.batches(work.trees.depth):
+        nodes = [node_seen(grid, node, bent(1), Rigid(), Rigid()) for node in grid.batch(root, work.trees.depth)]
+        for place, node in enumerate(nodes):
+            level, row, column = node["node"]
+            if level == grid.finest and not (row == 2 and column in sure):
+                nodes[place] = node | {"confidence": 0.3, "missed": 2}
+        put(stage.folder, batch_key(1, grid.number(root)), {"nodes": nodes})
+    work(1)
+    said = get(stage.folder, field_key(1))
+    assert (said["trusted"], said["field"] is None) == (told, not told)
+    assert said["nodes"] == grid.count(grid.finest)
 
 
 def node_seen(grid, node, place, place_above, slant):

@@ -10,8 +10,12 @@ from register_scene import FOUND, GAP, LAYERS, PLENTY, POSES, SERIAL, SHAPES, SI
 from volpipe import RegisterJob, WarpJob, register_slabs, run
 from volpipe.errors import BlocksFailed, BudgetError, ConfigError, GeometryError, VolumeError
 from volpipe.geometry import Box, Rigid
+from volpipe.jobs.register_stack import FOUND as STACK
+from volpipe.jobs.register_stack import FoundStack, put, told_solution
 from volpipe.jobs.transforms import load_transforms
 from volpipe.plan import Budget
+from volpipe.registration.estimate import NOTHING, PairEstimate
+from volpipe.registration.solve import Edge, StackSolution
 from volpipe.report.registration import report
 from volpipe.volume import open_source
 from volpipe.volume.folder import open_folder
@@ -87,6 +91,46 @@ def test_slabs_that_no_pair_joins_are_refused_with_what_may_help(two, store, cut
         BlocksFailed, match=r"no pair of slabs was trusted, the best had a confidence of 0.\d\d; give a"
     ):
         register(path, tmp_path / "out", tree=False)
+
+
+def test_of_a_slab_that_is_blank_at_one_gap_alone_no_tissue_is_missed(tmp_path):
+    sure = PairEstimate(Rigid(), 0.9, True)
+    edges = [Edge(0, 1, 1, NOTHING, blank=(1,)), Edge(1, 2, 1, sure), Edge(0, 3, 1, NOTHING, blank=(3,))]
+    weights, folder = {(0, 1): 0.0, (1, 2): 0.9, (0, 3): 0.0}, open_folder(str(tmp_path))
+    put(folder, STACK, told_solution(edges, StackSolution((Rigid(),) * 4, weights, ())))
+    assert FoundStack.read(folder).blank == (3,)
+
+
+def test_where_all_slabs_are_blank_that_is_said(store, tmp_path):
+    path = tmp_path / "slabs.yaml"
+    blank = store(np.zeros((LAYERS, *SHAPES[1]), np.uint8))
+    path.write_text(yaml.safe_dump({"slabs": [blank, blank], "gap_layers": GAP}))
+    with pytest.raises(BlocksFailed, match="register: no slab holds tissue; give slabs that do"):
+        register(path, tmp_path / "out", tree=False)
+
+
+def test_the_fill_of_what_was_not_imaged_is_not_known(two, tmp_path):
+    path = two()
+    content = yaml.safe_load(Path(path).read_text())
+    reader = RegisterJob(slabs=path, output=str(tmp_path / "out")).plan(PLENTY).works["pair"].stage.stack.reader(0)
+    plane = reader.frame.shape(0)
+    seen = reader.read(0, Box((0, 0), plane), range(2))
+    value = float(np.bincount(seen.astype(int).ravel()).argmax())
+    Path(path).write_text(yaml.safe_dump(content | {"fill": value}))
+    stage = RegisterJob(slabs=path, output=str(tmp_path / "out")).plan(PLENTY).works["pair"].stage
+    filled = stage.stack.reader(0).read(0, Box((0, 0), plane), range(2))
+    np.testing.assert_array_equal(np.isnan(filled), seen == value)
+    np.testing.assert_array_equal(filled[seen != value], seen[seen != value])
+    assert stage.stack.reader(0).turned_over.fill == value
+    coarser = stage.stack.reader(0).read(1, Box((0, 0), (4, 4)), range(1))
+    blocks = seen[:1, :8, :8].reshape(1, 4, 2, 4, 2)
+    whole = (blocks != value).all((2, 4))
+    np.testing.assert_allclose(coarser[whole], blocks.mean((2, 4))[whole], rtol=1e-5)
+
+
+def test_another_fill_is_another_registration(two, tmp_path):
+    keys = [RegisterJob(slabs=two(fill=fill), output=str(tmp_path / "out")).plan(PLENTY).key for fill in (None, 0, 1)]
+    assert keys[0] != keys[1] != keys[2]
 
 
 def test_slabs_without_tissue_are_named_where_no_pair_is_trusted(store, cuts, tmp_path):

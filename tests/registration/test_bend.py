@@ -11,7 +11,7 @@ from made_tissue import pair_of
 from volpipe import register_pair
 from volpipe.geometry import Rigid
 from volpipe.registration import bend, pair
-from volpipe.registration.bend import rigid_part
+from volpipe.registration.bend import looks_bent, rigid_part
 from volpipe.registration.freedom import log_likely
 
 
@@ -149,6 +149,13 @@ def test_bends_are_looked_for_at_the_coarse_scale_and_a_wide_one(monkeypatch):
     tells(monkeypatch, lambda one, wide, _: shown.extend([one.spacing, wide().spacing]))
     register_pair(*pair_of(TURN, size=(256, 256), drift=0.02), gap_layers=0)
     assert shown == [(2.0, 2.0), (8.0, 8.0)]
+
+
+def test_what_looks_bent_is_told_from_a_voxel_off():
+    about = Rigid(TURN.angle_rad, (TURN.shift[0] + 0.5, TURN.shift[1] - 0.5))
+    assert looks_bent(compared(*bent_pair(0.015)), about)
+    assert not looks_bent(compared(*np.random.default_rng(0).standard_normal((2, 4, 96, 96))), about)
+    assert not looks_bent(compared(*pair_of(TURN)), Rigid(0.0, (300.0, 0.0)))  # where they hardly overlap
 
 
 def test_what_does_not_look_bent_from_the_grid_is_not_climbed(monkeypatch):

@@ -176,7 +176,7 @@ def test_what_the_wide_scale_finds_counts_if_it_is_clearly_higher(monkeypatch):
     climbs = {"near": (near, 10.0), "far": (far, 12.9)}
 
     class Ascent:
-        expected, start, least = 5.0, 0 * near, 3.0
+        promises, start, least = True, 0 * near, 3.0
 
         def __init__(self, scale):
             self.scale, self.free = scale, free

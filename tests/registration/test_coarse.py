@@ -205,6 +205,10 @@ def test_a_slab_that_is_no_real_numbers_is_refused(other):
         coarse_alignment(other, slab(mitten))
 
 
+def test_a_choice_may_be_numpys():
+    assert not coarse_alignment(slab(mitten), slab(mitten)[..., ::-1], flips=np.bool_(False)).flipped
+
+
 @pytest.mark.parametrize("flips", ["no", 0, None])
 def test_a_choice_that_is_none_is_refused(flips):
     with pytest.raises(GeometryError, match=r"flips is .*; give True or False"):

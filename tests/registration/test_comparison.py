@@ -1,5 +1,8 @@
 """What every score keeps: the surface at a shift is the value of images moved by it; a dot lies where `Rigid` says."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +13,7 @@ from volpipe.registration.comparison import centred
 from volpipe.registration.pixels import Products
 from volpipe.registration.resample import moved
 from volpipe.registration.scores import SCORES
-from volpipe.registration.search import canvas_of
+from volpipe.registration.search import Prior, canvas_of, landscape
 from volpipe.registration.window import facing
 
 SIZES = [(40, 53), (33, 48), (64, 64)]
@@ -43,6 +46,31 @@ def test_a_dot_lies_where_its_motion_says(size, canvas, spacing):
     motion = Rigid(0.4, (3.3, -2.6))
     image = moved(blob(size, at, spacing), as_motion(motion), spacing, canvas)
     assert centroid(image, spacing) == pytest.approx(tuple(motion(at)), abs=0.02)
+
+
+def test_images_keep_their_type():
+    image = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 30, 41)))
+    by = torch.zeros(2, 30, 41)
+    moving = moved(image, as_motion(Rigid(0.1, (2.0, -1.0))), (1.0, 1.0), by=by)
+    assert moving.dtype == torch.float64
+    single = moved(image.float(), as_motion(Rigid(0.1, (2.0, -1.0))), (1.0, 1.0))
+    torch.testing.assert_close(moving.float(), single, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_nothing_of_a_pair_outlives_it(score):
+    """Spectra take megabytes, and what holds itself stays until the collector comes by."""
+    prepared = SCORES[score](*facing(*pair_of(Rigid(), gap=1, size=(64, 64)), (1.0, 1.0)), 1)
+    comparison = prepared(1)
+    landscape(comparison, Prior(Rigid(), 0.02, (2.0, 2.0)), 4.0)
+    comparison.value(comparison.moving)
+    seen = weakref.ref(comparison)
+    gc.disable()
+    try:
+        del prepared, comparison
+        assert seen() is None
+    finally:
+        gc.enable()
 
 
 def test_outside_an_image_is_nothing():

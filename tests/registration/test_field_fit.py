@@ -92,6 +92,9 @@ def test_a_node_that_is_trusted_alone_among_others_is_not_believed(nodes_of):
     assert told(3, 5)[1] == pytest.approx([3, 5])  # two nodes apart
     assert told(3, 6)[1] == []
     assert told(3, 5, 9)[1] == pytest.approx([3, 5])
+    across = [replace(nodes[row + 3], **far, trusted=True), replace(nodes[row + 2 * SHAPE[1] + 5], **far, trusted=True)]
+    assert believed([*nodes, *across], SPACING) == across  # two nodes apart along both axes
+    assert believed([across[0], nodes[row + 4]], SPACING) == []  # one other that found nothing is enough
     pair, _ = told(3, 5)
     assert believed(believed(pair, SPACING), SPACING) == believed(pair, SPACING)
     on_ground = [replace(node, confidence=0.0) for node in nodes]

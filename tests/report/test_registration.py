@@ -24,9 +24,11 @@ from volpipe.report.registration_figures import (
     ROSE,
     SQUARES,
     UNKNOWN,
+    Board,
     Cut,
     Seam,
     Stack,
+    board,
     checkerboard,
     cut_figure,
     drift_figure,
@@ -80,7 +82,7 @@ def far(plane, wanted):
 def test_faces_show_what_lies_at_one_place_once_they_are_registered(planes, upper, lower, layer):
     raster = planes.raster(upper)
     points = planes.poses[upper](raster.points(raster.box))
-    before, after = planes.faces(upper, lower)
+    before, after = (planes.faces(upper, lower, registered=registered) for registered in (False, True))
     last = 6 * upper + LAYERS - 1
     for plane, z in zip(after, (last, layer), strict=True):
         assert far(plane, scene(z * SIZE_UM[0], points)) < 7
@@ -129,7 +131,7 @@ def test_no_slab_is_read_at_more_pixels_than_a_picture_has(planes, monkeypatch):
     read = SlabReader.read
     monkeypatch.setattr(SlabReader, "read", spy)
     coarse = Planes(planes.stack, planes.poses, planes.fields, most=200)
-    coarse.faces(0, 1)
+    coarse.faces(0, 1, registered=True)
     coarse.cut(registered=True)
     assert max(size for _, size in seen) <= 200
     assert {level for level, _ in seen} == {2}
@@ -195,18 +197,31 @@ def test_drift_from_starts_says_so():
     ]
 
 
-def test_a_sheet_has_a_board_of_each_seam_and_marks_some():
-    known, nothing = np.random.default_rng(0).random((2, 20, 30)).astype(np.float32), np.full((20, 30), np.nan)
-    seams = [Seam(f"slab {n}", (nothing, nothing), tuple(known), (2.0, 1.0)) for n in range(7)]
-    figure = sheet_figure(seams, [2, 6])
+def test_a_sheet_has_a_panel_of_each_board_and_marks_some():
+    plane = np.random.default_rng(0).random((20, 30)).astype(np.float32)
+    boards = [Board(f"slab {n}", plane, (2.0, 1.0), n in (2, 6)) for n in range(7)]
+    figure = sheet_figure(boards, "what is seen")
     shown, empty = figure.axes[:7], figure.axes[7:]
-    assert [panel.get_title() for panel in shown] == [seam.title for seam in seams]
-    assert [same_color(panel.title.get_color(), ROSE) for panel in shown] == [n in (2, 6) for n in range(7)]
+    assert [panel.get_title() for panel in shown] == [each.title for each in boards]
+    assert [same_color(panel.title.get_color(), ROSE) for panel in shown] == [each.marked for each in boards]
     assert shown[0].images[0].get_extent() == [-15, 15, 20, -20]
-    board = checkerboard(*(face - face.min() for face in known))
-    assert all(np.corrcoef(panel.images[0].get_array().ravel(), board.ravel())[0, 1] > 0.98 for panel in shown)
+    np.testing.assert_array_equal(shown[3].images[0].get_array(), plane)
+    assert len(empty) == 3
     assert not any(panel.axison for panel in empty)
-    assert len(sheet_figure(seams[:1], []).axes) == 1
+    assert figure.get_suptitle() == "what is seen"
+    tall = (
+        sheet_figure(boards[:5], "").get_size_inches()[1]
+        - sheet_figure([Board("", plane.T, (1.0, 2.0), False)], "").get_size_inches()[1]
+    )
+    assert tall > 0.5  # as tall as what is drawn
+    assert len(sheet_figure(boards[:1], "").axes) == 1
+
+
+def test_a_board_has_each_face_in_greys_of_its_own():
+    upper, lower = np.random.default_rng(0).random((2, 40, 40)).astype(np.float32)
+    made = board((upper, 50 * lower + 7))
+    assert (made.min(), made.max()) == (0, 1)
+    assert np.corrcoef(made.ravel(), checkerboard(upper, lower).ravel())[0, 1] > 0.99
 
 
 def test_without_fields_drift_has_no_empty_panel():

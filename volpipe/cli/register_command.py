@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from volpipe.cli.options import build, options
-from volpipe.cli.running import pictures_option, report_of, run_options, run_or_describe
+from volpipe.cli.running import WITHOUT, pictures_option, report_of, run_options, run_or_describe
 from volpipe.jobs.register import RegisterJob
 
 
@@ -30,13 +30,17 @@ def command(pictures: bool, **values: Any) -> None:
         - {layers: 75}                             missing
         - {volume: slab3.ome.zarr, flipped: true,  upside down, turned: volpipe
            start: {angle_rad: 2.1}}                coarse finds and writes both
-      gap_layers: 2                                lost at each seam
+      gap_layers: 2                                lost at each seam; or [2, 3]
+      voxel_size_um: [50, 40, 40]                  where slabs do not say it
+      fill: 0                                      value of what was not imaged
+      max_shift: 0.1                               of the width, between slabs
+      max_angle_rad: 0.1
     \b
       volume: brain.ome.zarr                       or cut planes
       cuts: [[0, 75], [77, 152]]
     """
     job = build(RegisterJob, values)
-    report = report_of("registration") if pictures and not values["dry_run"] else None
+    report = report_of("registration", WITHOUT) if pictures and not values["dry_run"] else None
     run_or_describe(job, values)
     if report is not None:
         click.echo(report(job))

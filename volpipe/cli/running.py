@@ -13,6 +13,8 @@ from volpipe.errors import ConfigError
 from volpipe.plan import Job, Plan
 from volpipe.runtime.settings import RunSettings
 
+WITHOUT = ", or give --no-pictures"  # what else helps a command that may leave its pictures out
+
 
 def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """--cluster, --workers, ..., --dry-run, --restart."""
@@ -37,8 +39,12 @@ def pictures_option(
     return click.option("--pictures/--no-pictures", default=True, help=f"{text} [default: pictures]")
 
 
-def report_of(name: str) -> Any:
+def report_of(name: str, also: str = "") -> Any:
     """What draws the pictures of a kind of job; asked for before a run, since what is missing after it is missed late.
+
+    Args:
+        name: of the module.
+        also: what else helps where it cannot be had.
 
     Raises:
         ConfigError: matplotlib is not installed.
@@ -46,7 +52,6 @@ def report_of(name: str) -> Any:
     try:
         return import_module(f"volpipe.report.{name}").report
     except ModuleNotFoundError as error:
-        also = ", or give --no-pictures" if name in ("registration", "laid_out") else ""
         raise ConfigError(f"pictures: {error.name} is missing; pip install 'volpipe[report]'{also}") from None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from volpipe.cli.running import describe, pictures_option, report_of, run_and_tell
+from volpipe.cli.running import WITHOUT, describe, pictures_option, report_of, run_and_tell
 from volpipe.jobs.register import RegisterJob
 from volpipe.runtime.pipeline import load_pipeline
 
@@ -21,7 +21,7 @@ def command(pipeline: str, dry_run: bool, restart: bool, pictures: bool) -> None
         describe(loaded.job_list[0], loaded.run)  # a later job may read what an earlier one makes
         return
     drawn = pictures and any(isinstance(job, RegisterJob) for job in loaded.job_list)
-    report = report_of("registration") if drawn else None
+    report = report_of("registration", WITHOUT) if drawn else None
     for job in loaded.job_list:
         run_and_tell(job, loaded.run, restart)
         if report is not None and isinstance(job, RegisterJob):

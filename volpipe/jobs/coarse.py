@@ -19,7 +19,7 @@ from functools import lru_cache, partial
 import numpy as np
 import yaml
 
-from volpipe.errors import ProductError
+from volpipe.errors import ConfigError, ProductError, VolumeError
 from volpipe.geometry import Rigid
 from volpipe.geometry.transform import Vector, wrapped
 from volpipe.jobs.register import RegisterJob
@@ -34,7 +34,8 @@ from volpipe.volume.folder import absolute, is_remote, local_path, open_folder
 WINDOW = 96  # voxels across, about: twice the pixels that are compared
 FURTHER = 0.7  # what a slab above counts for each that lies between: tissue changes
 REACH = 3  # slabs above that a slab is laid on, those without tissue not counted: a bad one is outvoted
-SURE = 0.5  # confidence: with less, another angle or the other side up fits nearly as well
+SURE = 0.5  # confidence: with less, another angle or the other side up fits nearly as well, or none fits
+ENDINGS = (".yaml", ".yml")  # of the file that is written
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +45,17 @@ class LaidOut:
     Attributes:
         flipped: upside down, as stored.
         start: about where it lies in slab 0's frame, about the slabs' centres, micrometres; the right way up.
-        confidence: 0..1, of the least sure step on the way from slab 0, less where the slabs above do not agree; None
-            where there was nothing to compare: slab 0, one that is missing, one without tissue.
+        confidence: 0..1, of the least sure step on the way from the first slab, less where the slabs above do not
+            agree; None of the first with tissue, one that is missing, one without tissue.
         on: the slab above that it was laid on.
+        shows: tissue, so that it can be laid.
     """
 
     flipped: bool
     start: Rigid
     confidence: float | None
     on: int | None = None
+    shows: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,33 +75,59 @@ EndsOf = Callable[[int, bool], Ends | None]
 
 
 def lay_out(slabs: str, output: str) -> tuple[LaidOut, ...]:
-    """Find how the slabs of a file lie, and write a file that says so; slab 0 is taken to lie the right way up.
+    """Find how the slabs of a file lie, and write a file that says so; the first one with tissue is taken to lie the
+    right way up.
 
     Args:
         slabs: a slabs file. What it says itself of `start` is replaced, and `flipped` corrected.
         output: the slabs file to write; it does not exist yet.
 
     Raises:
-        ConfigError, VolumeError, GeometryError: as `RegisterJob.plan`.
+        ConfigError: as `RegisterJob.plan`, or the output does not end as a slabs file does.
+        VolumeError: as `RegisterJob.plan`, or fewer than two slabs hold tissue.
+        GeometryError: as `RegisterJob.plan`.
         ProductError: the output exists.
     """
     folder, _, name = absolute(output).rpartition("/")
-    if _exists(output):
-        raise ProductError(f"{output}: exists already; give another name, or delete it")
-    setup = Setup(RegisterJob(slabs=slabs, output=output, window=WINDOW, score="ncc"))
+    if not name.endswith(ENDINGS):
+        raise ConfigError(f"{output}: is to be a slabs file; give a name that ends in {ENDINGS[0]}")
+    check_free(output)
+    setup = setup_of(slabs, output)
     found = tuple(_laid_out(setup))
+    if sum(one.shows for one in found) < 2:
+        raise VolumeError(f"{slabs}: fewer than two slabs hold tissue; there is nothing to lay out")
     content = _as_found(setup.slabs, setup.runs, found).model_dump(mode="json", exclude_defaults=True)
     text = _to_look_at(found) + yaml.safe_dump(content, sort_keys=False)
     open_folder(folder).put_new(name, text.encode())
     return found
 
 
+def setup_of(slabs: str, output: str) -> Setup:
+    """Slabs as they are laid out: at a coarse level.
+
+    Raises:
+        ConfigError, VolumeError, GeometryError: as `RegisterJob.plan`.
+    """
+    return Setup(RegisterJob(slabs=slabs, output=output, window=WINDOW, score="ncc"))
+
+
+def check_free(place: str) -> None:
+    """Nothing is written over.
+
+    Raises:
+        ProductError: a file, a folder or an object is there.
+    """
+    if _exists(place):
+        raise ProductError(f"{place}: exists already; give another name, or delete it")
+
+
 def _to_look_at(found: Sequence[LaidOut]) -> str:
     """A comment at the head of the file: which slabs are guesses."""
     guesses = [
-        f"# slab {number}: " + ("nothing to compare, it lies as the one above" if sure is None else f"{sure:.2f} sure")
-        for number, sure in enumerate(one.confidence for one in found)
-        if number and (sure is None or sure < SURE)
+        f"# slab {number}: "
+        + (f"{one.confidence or 0:.2f} sure" if one.shows else "missing or without tissue, as the one above")
+        for number, one in enumerate(found)
+        if not one.shows or (one.confidence is not None and one.confidence < SURE)
     ]
     if not guesses:
         return ""
@@ -115,26 +144,26 @@ def _exists(place: str) -> bool:
 
 def _laid_out(setup: Setup) -> Iterator[LaidOut]:
     """From above."""
-    last = LaidOut(setup.slabs.entries[0].flipped, Rigid(), None)
     ends = lru_cache(maxsize=2 * REACH)(partial(_ends, setup))  # each is read once
-    above = {0: last}
-    yield last
-    for slab in range(1, len(setup.stack.layers)):
-        if ways := list(_ways(setup, ends, above, slab)):
-            last = above[slab] = _agreed(ways)
-            yield last
+    above: dict[int, LaidOut] = {}
+    for slab, entry in enumerate(setup.slabs.entries):
+        last = above[max(above)].start if above else Rigid()
+        if ends(slab, False) is None:
+            yield LaidOut(entry.flipped, last, None, shows=False)
         else:
-            yield LaidOut(setup.slabs.entries[slab].flipped, last.start, None)
+            ways = list(_ways(setup, ends, above, slab))
+            above[slab] = _agreed(ways) if ways else LaidOut(entry.flipped, last, None)
+            yield above[slab]
 
 
 def _ways(setup: Setup, ends: EndsOf, above: Mapping[int, LaidOut], slab: int) -> Iterator[LaidOut]:
-    """How it lies by each of the nearest slabs above, as sure as the least sure step on the way from slab 0."""
+    """How it lies by each of the nearest slabs above, as sure as the least sure step on the way from the first."""
     for upper in sorted(above)[: -REACH - 1 : -1]:
         on = above[upper]
-        if (estimate := _on_one_above(setup, ends, upper, on, slab)) is not None:
-            flipped = setup.slabs.entries[slab].flipped != estimate.flipped
-            sure = min(estimate.confidence, 1.0 if on.confidence is None else on.confidence)
-            yield LaidOut(flipped, on.start @ estimate.transform, sure, upper)
+        estimate = _on_one_above(setup, ends, upper, on, slab)
+        flipped = setup.slabs.entries[slab].flipped != estimate.flipped
+        sure = min(estimate.confidence, 1.0 if on.confidence is None else on.confidence)
+        yield LaidOut(flipped, on.start @ estimate.transform, sure, upper)
 
 
 def _agreed(ways: Sequence[LaidOut]) -> LaidOut:
@@ -151,11 +180,11 @@ def _alike(one: LaidOut, other: LaidOut) -> bool:
     return one.flipped == other.flipped and turn <= ELSEWHERE_RAD
 
 
-def _on_one_above(setup: Setup, ends: EndsOf, upper: int, on: LaidOut, slab: int) -> CoarseEstimate | None:
-    """About the slabs' centres; None of a slab that is missing or without tissue."""
+def _on_one_above(setup: Setup, ends: EndsOf, upper: int, on: LaidOut, slab: int) -> CoarseEstimate:
+    """About the slabs' centres."""
     above, below = ends(upper, on.flipped != setup.slabs.entries[upper].flipped), ends(slab, False)
-    if above is None or below is None:
-        return None
+    assert above is not None
+    assert below is not None  # only what shows tissue is laid
     estimate = coarse_alignment(above.layers, below.layers, voxel_size_um=setup.stack.canvas_size_um)
     y, x = below.centre_um
     mirrored = Rigid(0.0, (y, -x if estimate.flipped else x))  # the canvas' centre, from the slab's, the right way up

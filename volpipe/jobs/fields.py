@@ -1,6 +1,6 @@
 """What every model that a user fills in shares (the jobs, and the runtime's settings): how its fields are refused.
 
-ApplyJob(halo="six", ...)                   ConfigError: halo: must be a valid tuple (given: 'six')
+ApplyJob(halo="six", ...)                   ConfigError: halo: must be a list (given: 'six')
 a pipeline file, its first job              ConfigError: p.yaml: jobs.0.apply.halo: must be ...
 """
 
@@ -83,12 +83,21 @@ def _line(details: ErrorDetails) -> str:
     return f"{place}: {said}" if place else said
 
 
+OURS = {
+    "extra_forbidden": "no such setting",
+    "tuple_type": "must be a list",
+    "model_type": "must be a mapping",
+    "dict_type": "must be a mapping",
+    "mapping_type": "must be a mapping",
+    "too_long": "has too many values",
+    "too_short": "has too few values",
+}
+
+
 def _said(details: ErrorDetails) -> str:
-    """As we say it; of pydantic's words only what is wanted."""
-    if details["type"] == "extra_forbidden":
-        return "no such setting"
+    """In words of our own, or pydantic's, which know what is wanted."""
     said = details["msg"].removeprefix("Value error, ")  # before what our own validators say
-    return re.sub("^Input should ", "must ", said)
+    return OURS.get(details["type"], re.sub("^Input should ", "must ", said))
 
 
 def _short(details: ErrorDetails) -> str:

@@ -38,7 +38,7 @@ class RegisterJob(Fields):
     )
     slant: bool = Field(True, description="Take off what the tissue moves with depth by itself.")
     window: int = Field(256, ge=16, description="Voxels across, about, of whole slabs as they are compared.")
-    tree: bool = Field(True, description="Find how slabs are bent, where they are wider than --window.")
+    tree: bool = Field(True, description="Find how slabs are bent, if they are 1.42 times as wide as --window.")
     tree_window: int = Field(32, ge=16, description="Voxels across a node of the tree, at its own level.")
     tree_finest: int = Field(0, ge=0, description="Level of the finest nodes: 0 is that of the slabs file.")
 

@@ -105,15 +105,15 @@ def _facts(setup: Setup, stage: Stage, trees: Trees | None, promise: int) -> tup
         ("layers", f"{sum(stack.layers)} and {sum(stack.gaps)} lost between"),
         ("compared", f"as {plain.by(stack.canvas)} voxels of {size} um (y, x), by {setup.job.score}"),
         ("pairs", f"{len(stage.pairs)}"),
-        ("trees", _trees_text(trees)),
+        ("trees", _trees_text(trees, asked=setup.job.tree)),
         *(mixed if len(dtypes) > 1 else ()),
         ("memory", f"{plain.size(promise)} promised per worker"),
     )
 
 
-def _trees_text(trees: Trees | None) -> str:
+def _trees_text(trees: Trees | None, *, asked: bool) -> str:
     if trees is None:
-        return "none: slabs have a pose alone"
+        return "none: slabs have a pose alone" + " (they are hardly wider than --window; give a smaller one)" * asked
     grids = [trees.grid(slab) for slab in trees.slabs]
     widths = ", ".join(str(grids[0].width(level)) for level in grids[0].levels)
     return f"{len(grids)}, of {sum(len(grid) for grid in grids)} nodes {widths} voxels wide"

@@ -175,7 +175,7 @@ class Setup:
         known = [("the slabs file", given)] if given else []
         known += [(f"slab {n}", size) for n, size in stated if size is not None]
         if not known:
-            raise ConfigError(f"{self.job.slabs}: no slab states its voxel size; give voxel_size_um: [z, y, x]")
+            raise ConfigError(f"{self.job.slabs}: no slab states its voxel size; give voxel_size_um: [z, y, x] in it")
         (first, wanted), *others = known
         for name, size in others:
             if not np.allclose(size, wanted, rtol=AGREE):
@@ -202,7 +202,7 @@ class Setup:
             return None
         levels = stored_levels(entry.volume, source, self.slabs.level, self.slabs.channel)
         frame = SlabFrame(source.shape[1:], self.voxel_size_um[1:])
-        reader = SlabReader(frame, run[0], run[1] - run[0], levels)
+        reader = SlabReader(frame, run[0], run[1] - run[0], levels, self.slabs.fill)
         return reader.turned_over if entry.flipped else reader
 
     # ------------------------------------------------------------------ checks
@@ -240,7 +240,7 @@ class Setup:
         if min(self.stack.canvas) < SMALLEST:
             raise GeometryError(
                 f"slabs: {self.stack.canvas} voxels (y, x) at the level where they are compared, {SMALLEST} are "
-                "needed; give a larger --window, or slabs that are not so narrow"
+                "needed; give slabs that are not so narrow, or to register a larger --window"
             )
         if self.job.score == "likelihood" and max(self.stack.layers) < 2:
             raise ConfigError("score likelihood: slabs of one layer do not tell how tissue changes; give --score ncc")
@@ -253,6 +253,7 @@ class Setup:
             "volpipe": FORMAT,
             "input": sources,
             "layers": {f"slab {n}": list(run) for n, run in enumerate(self.runs)},
+            "fill": self.slabs.fill,
             "layout": {
                 f"slab {n}": entry.model_dump(mode="json", include={"flipped", "start"})
                 for n, entry in enumerate(self.slabs.entries)

@@ -142,16 +142,25 @@ class SolveWork:
 
 
 def _nothing_trusted(edges: Sequence[Edge]) -> str:
-    best, blank = max(edge.estimate.confidence for edge in edges), _blank(edges)
+    told = [told_edge(edge) for edge in edges]
+    best, blank = max(edge.estimate.confidence for edge in edges), _blank(told)
+    if len(blank) == len(_named(told)):
+        return "register: no slab holds tissue; give slabs that do"
     without = f"without tissue: slabs {', '.join(map(str, blank))}; " if blank else ""
     return (
         f"register: no pair of slabs was trusted, the best had a confidence of {best:.2f}; {without}give a wider "
-        "max_shift or max_angle_rad, a larger --window, another --score, or slabs with tissue"
+        "max_shift or max_angle_rad in the slabs file, a larger --window, another --score, or slabs with tissue"
     )
 
 
-def _blank(edges: Sequence[Edge]) -> tuple[int, ...]:
-    return tuple(sorted({slab for edge in edges for slab in edge.blank}))
+def _blank(pairs: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+    """Of pairs as JSON: slabs that show no tissue in any of theirs."""
+    shown = {slab for pair in pairs for slab in {pair["upper"], pair["lower"]} - set(pair["blank"])}
+    return tuple(sorted(_named(pairs) - shown))
+
+
+def _named(pairs: Sequence[Mapping[str, Any]]) -> set[int]:
+    return {slab for pair in pairs for slab in (pair["upper"], pair["lower"])}
 
 
 @dataclass(frozen=True)
@@ -163,7 +172,7 @@ class FoundStack:
         motions: upper_from_lower as it was seen, of the pairs that were trusted and that no others contradict.
         trusted, contradicted, pairs: how many; what is contradicted was trusted, until others spoke against it.
         bridged: slabs whose pose is that of neighbours, or between.
-        blank: slabs without tissue.
+        blank: slabs that show no tissue at any gap.
     """
 
     poses: tuple[Rigid, ...]
@@ -193,8 +202,8 @@ class FoundStack:
         trusted = [pair for pair in stored["pairs"] if pair["weight"] > 0]
         contradicted = sum(pair["weight"] < HONEST * pair["confidence"] for pair in trusted)
         poses = tuple(map(motion_of, stored["poses"]))
-        blank = _blank(list(map(edge_of, stored["pairs"])))
-        return cls(poses, motions, len(trusted), contradicted, len(stored["pairs"]), tuple(stored["bridged"]), blank)
+        bridged, blank = tuple(stored["bridged"]), _blank(stored["pairs"])
+        return cls(poses, motions, len(trusted), contradicted, len(stored["pairs"]), bridged, blank)
 
 
 # ---------------------------------------------------------------------- as JSON

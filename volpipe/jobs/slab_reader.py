@@ -3,8 +3,8 @@
     stored pyramid  0   1   2        levels of the slab: 0 is the one that is registered, k has y and x halved k times
     levels          0   1   2   3    what is not stored, or not with all layers, is pooled from the finer level that is
 
-Convention: float32; NaN is not known; a slab that lies upside down is read the right way up. Level k covers what it can
-of level 0, its last voxel may hang over (SlabFrame).
+Convention: float32; NaN is not known, nor is the slab's fill; a slab that lies upside down is read the right way up.
+Level k covers what it can of level 0, its last voxel may hang over (SlabFrame).
 """
 
 from __future__ import annotations
@@ -31,12 +31,14 @@ class SlabReader:
         frame: of its plane.
         first, count: its layers in the volume.
         sources: by level, those that are stored; one channel each.
+        fill: value of voxels that hold nothing, if one does.
     """
 
     frame: SlabFrame
     first: int
     count: int
     sources: tuple[tuple[int, Source], ...]
+    fill: float | None = None
 
     def read(self, level: int, box: Box, layers: range) -> Layers:
         """The voxels of a box (y, x) that lies within the slab."""
@@ -45,6 +47,8 @@ class SlabReader:
         out = np.empty((len(layers), *box.shape), np.float32)
         for rows in _strips(box, max(1, -(-source.chunk[1] // factor))):  # whole chunks, little at once
             voxels = source.read(self._stored(rows, factor, source, layers)).astype(np.float32)
+            if self.fill is not None:
+                voxels[voxels == np.float32(self.fill)] = np.nan
             out[:, *rows.relative_to(box.start).slices] = downsample(voxels, (1, factor, factor), "mean")[0]
         return out
 

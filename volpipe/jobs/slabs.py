@@ -9,6 +9,7 @@ slabs:                                        from above; places from this file'
                                               the slabs' centres, after that; `volpipe coarse` finds both
                                               (and where it is taken to lie if no pair that is trusted joins it)
 gap_layers: 2                                 lost at each seam; or one for each: [2, 3]
+fill: 0                                       the value of what was not imaged, as beside a turned plane: not known
 level: 0                                      of the pyramids: layers, gaps and voxel size count there
 anchors: {2: {angle_rad: 0.1, shift_um: [3, 4]}}   poses by hand, in slab 0's frame about the slabs' centres
 
@@ -75,6 +76,7 @@ class Slabs(Fields):
     volume: str | None = None
     cuts: tuple[Run, ...] = ()
     gap_layers: tuple[Whole, ...] | None = None
+    fill: float | None = None
     level: Whole = 0
     channel: Whole | None = None
     voxel_size_um: tuple[Size, Size, Size] | None = None

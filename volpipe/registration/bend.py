@@ -52,9 +52,9 @@ LEAST_CURVED = 1e-9  # of log p, over PROBED: a value that curves upwards is cli
 
 
 def looks_bent(comparison: Comparison, seen: Rigid) -> bool:
-    """Whether the first step from there would say that tissue is bent. (Of what is not a number, none does.)"""
+    """Whether the first step from there says that tissue is bent: asked before it is known where exactly it is seen."""
     ascent = _Ascent.of(comparison, seen)
-    return ascent is not None and ascent.expected > ascent.least
+    return ascent is not None and ascent.promises
 
 
 def rigid_part(comparison: Comparison, wide: Callable[[], Comparison], seen: Rigid) -> Rigid | None:
@@ -69,7 +69,7 @@ def rigid_part(comparison: Comparison, wide: Callable[[], Comparison], seen: Rig
         None where nothing says that tissue is bent.
     """
     ascent = _Ascent.of(comparison, seen)
-    if ascent is None or not ascent.expected > ascent.least:  # of what is not a number, nothing
+    if ascent is None or not ascent.promises:
         return None
     numbers, gain = ascent.climbed(ascent.start)
     if (coarser := wide()) is not comparison and (first := _Ascent.of(coarser, seen)):
@@ -173,6 +173,11 @@ class _Ascent:
     def least(self) -> float:
         """By how much log p rises, at least, where tissue is bent."""
         return max(LEAST, LEAST_SHARE * self.first)
+
+    @property
+    def promises(self) -> bool:
+        """Whether the first step says that tissue is bent; what is no number says nothing."""
+        return self.expected > self.least
 
     @property
     def expected(self) -> float:

@@ -114,8 +114,7 @@ def coarse_alignment(
 
 
 def _confidence(best: float, second: float) -> float:
-    apart = 1 - math.exp((max(second, 0.0) - max(best, 0.0)) / APART)  # below 0, silhouettes hardly overlap
-    return apart / (1 + math.exp((LIKE - best) / AROUND))
+    return (1 - math.exp((second - best) / APART)) / (1 + math.exp((LIKE - best) / AROUND))
 
 
 def _layers(name: str, given: ArrayLike) -> NDArray[Any]:

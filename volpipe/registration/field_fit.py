@@ -5,7 +5,7 @@ minimise over d on the nodes' raster    sum over nodes of w |d(r) - (pose(s) - r
                                       + STIFFNESS / REACH^4 * (1 - known) * |d|^2         the pose, where nobody knows
 
 s is a point of the slab and r where its node puts it in the reconstruction: five points a node, so that its turn counts
-too. Nodes that are trusted alone say nothing (`believed`). w is the node's confidence, times
+too. Nodes that are trusted alone among others say nothing (`believed`). w is the node's confidence, times
 
 * a robust weight (Geman and McClure 1987; reweighted ROUNDS times, first stiffly, so that an outlier does not bend what
   it is compared with), and

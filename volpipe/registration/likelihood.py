@@ -139,9 +139,8 @@ class Likelihood:
         self.moving = torch.cat([*(part.lower.flatten(0, 1) for part in parts), lower[None]])
         size = (int(upper.shape[0]), int(upper.shape[1]))
         self._weight, self._area = upper, most_in_common(upper, lower)
-        self._filtered = cache(lambda canvas: torch.cat([part.filtered(canvas) for part in parts]))
-        self._fixed = cache(lambda canvas: torch.cat([self._filtered(canvas), torch.fft.rfft2(upper, s=canvas)[None]]))
-        self._image = cache(partial(_image, self._filtered, size))
+        self._fixed = fixed = cache(partial(_spectra, parts, upper))  # of no `self`: a cycle would outlive the pair
+        self._image = cache(partial(_image, fixed, size))
 
     def surface(self, turned: Tensor, canvas: tuple[int, int]) -> Surface:
         """See `comparison.Comparison`."""
@@ -201,10 +200,15 @@ def _layers(kind: _Kind, index: Mapping[int, int], places: Sequence[int], repeat
     return kind.images[torch.tensor([[index[place + by] for place in places] for by in repeats])]
 
 
-def _image(filtered: Callable[[tuple[int, int]], Tensor], size: tuple[int, int], canvas: tuple[int, int]) -> Tensor:
+def _spectra(parts: Sequence[_Part], weight: Tensor, canvas: tuple[int, int]) -> Tensor:
+    """Of the filtered upper layers, and of their weight as the last."""
+    return torch.cat([*(part.filtered(canvas) for part in parts), torch.fft.rfft2(weight, s=canvas)[None]])
+
+
+def _image(spectra: Callable[[tuple[int, int]], Tensor], size: tuple[int, int], canvas: tuple[int, int]) -> Tensor:
     """The filtered upper layers, in the middle of a canvas."""
     down, across = ((n - m) // 2 for n, m in zip(canvas, size, strict=True))
-    return torch.roll(torch.fft.irfft2(filtered(canvas), s=canvas), (down, across), (-2, -1))
+    return torch.roll(torch.fft.irfft2(spectra(canvas)[:-1], s=canvas), (down, across), (-2, -1))
 
 
 def _by_power(model: Coherence, matrix: Tensor) -> Tensor:

@@ -114,7 +114,7 @@ def register_pair(
 
     Raises:
         GeometryError: windows or a prior that cannot be registered, or a choice that is neither True nor False.
-        ConfigError: no such score, or a callable that is none.
+        ConfigError: no such score, or a callable that is no score.
     """
     spacing = plane_size(voxel_size_um, "register_pair")
     gap = _checked(gap_layers, max_shift, max_angle_rad, around)
@@ -201,8 +201,8 @@ class _Look:
 
     @cached_property
     def bent(self) -> Rigid | None:
-        """Of bent tissue that is free to bend, the rigid part of what is seen (`bend.py`). A look that may not count is
-        not climbed to learn that nothing is bent."""
+        """Of bent tissue that is free to bend, the rigid part of what is seen (`bend.py`). The grid has the first word:
+        a look that may not count is not climbed to learn that nothing is bent."""
         if not (self.free and looks_bent(self.scales[0], self.prior.clamped(self.best.motion))):
             return None
         wide = max(1, round(self.size / WIDE))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -54,8 +54,8 @@ class Products:
 
     def surface(self, turned: Tensor, canvas: tuple[int, int]) -> Surface:
         """See `comparison.Comparison`."""
-        fixed, moving = self._spectra(canvas), torch.fft.rfft2(self.derive(turned), s=canvas).conj()
-        sums = torch.fft.irfft2(self._summed(lambda i, j: fixed[i] * moving[j]), s=canvas)
+        fixed, moving = (torch.fft.rfft2(images, s=canvas) for images in (self.fixed, self.derive(turned)))
+        sums = torch.fft.irfft2(self._summed(lambda i, j: fixed[i] * moving[j].conj()), s=canvas)
         overlap = sums[-1] / self._area
         return Surface(self.score(sums[:-1], overlap), overlap)
 
@@ -64,11 +64,6 @@ class Products:
         fixed, moving = centred(self.fixed, (moved.shape[-2], moved.shape[-1])), self.derive(moved)
         sums = self._summed(lambda i, j: (fixed[i] * moving[j]).sum())
         return self.score(sums[:-1], sums[-1] / self._area)
-
-    @cached_property
-    def _spectra(self) -> Callable[[tuple[int, int]], Tensor]:
-        """Of the upper window, on a canvas."""
-        return cache(lambda canvas: torch.fft.rfft2(self.fixed, s=canvas))
 
     @property
     def _area(self) -> Tensor:

@@ -22,7 +22,7 @@ def prepared_by(score: str | Score, upper: Window, lower: Window, gap: int) -> P
     """What a score, or one by its name, prepares of two windows.
 
     Raises:
-        ConfigError: no such name, no callable, or one that gives none.
+        ConfigError: no such name, no callable, or one that is no score.
     """
     found = SCORES.get(score) if isinstance(score, str) else score
     if not callable(found):

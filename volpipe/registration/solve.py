@@ -44,7 +44,7 @@ class Edge:
         layers: from upper's last to lower's first, 1 where nothing was lost.
         estimate: as it was seen.
         slant: what the tissue moves by itself over these layers; it is in what was seen (slant.py).
-        blank: those of the two slabs that hold no tissue.
+        blank: those of the two slabs that show no tissue at this gap.
     """
 
     upper: int

@@ -9,7 +9,8 @@
 Tissue that runs at a slant moves between two faces by itself, and that must not move the slabs. `register_pair` takes
 off what it sees move inside both slabs, and looks at them in the gap's middle, where it is gone. Over a gap of few
 layers, where the faces are alike, more can be told: the faces are aligned to a hundredth of a voxel (faces.py), and so,
-measured alike, are layers as far apart inside both slabs, of the same tissue; their motion is taken off (slant.py).
+measured alike, are layers as far apart inside both slabs, of the same tissue; their motion is taken off (slant.py). Slabs that
+are bent are laid on each other stiffly too: what a bend draws one face by, it draws the slab's other face back by.
 
 Neighbours and skip pairs go into one robust solve (solve.py). A slab that is missing is `None`, or blank: all NaN, or
 all of one value.
@@ -163,7 +164,7 @@ class Stack:
         known = {i: slab for i, slab in there.items() if not _is_blank(slab)}
         if 0 not in known:
             raise GeometryError(
-                "slabs: the first one is missing, and poses are in its frame; begin with one that is there"
+                "slabs: the first one is missing or blank, and poses are in its frame; begin with one that shows tissue"
             )
         height, width = known[0].shape[1:]
         y, x = plane_size(voxel_size_um, "slabs")

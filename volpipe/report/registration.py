@@ -104,8 +104,9 @@ class _Found:
             ("slabs", f"{len(stack.layers)}, of {sum(stack.layers)} layers; {sum(stack.gaps)} layers lost between"),
             ("voxels", f"{size} µm (z, y, x)"),
             ("pairs", found.told),
-            ("bridged", _numbers(found.bridged) + " (poses of neighbours, or between)" * bool(found.bridged)),
+            ("bridged", _numbers(found.bridged) + " (poses between those of neighbours)" * bool(found.bridged)),
             ("missing", _numbers(missing)),
+            ("without tissue", _numbers(found.blank)),
             ("bent", f"{len(self.fields)} slabs have a field" if self.fields else "no slab has a field"),
         )
 
@@ -188,7 +189,7 @@ class _Found:
         return dict(sorted(found.items()))
 
     def _seam(self, upper: int, lower: int, why: str) -> Seam:
-        before, after = self.planes.faces(upper, lower)
+        before, after = (self.planes.faces(upper, lower, registered=registered) for registered in (False, True))
         lost = self.stack.stack().lost(upper, lower)
         title = f"slabs {upper} | {lower}, {lost} layer{'s' * (lost != 1)} lost ({why})"
         return Seam(title, before, after, self.planes.raster(upper).spacing_um)

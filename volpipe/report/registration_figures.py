@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from volpipe.registration.field import Field
@@ -83,7 +84,7 @@ def drift_figure(stack: Stack) -> Figure:
     panels[-1].set_xlabel("slab, from above (pairs stand between their two slabs)", fontsize=9)
     panels[-1].set_xlim(-0.7, len(slabs) - 0.3)
     panels[-1].xaxis.get_major_locator().set_params(integer=True)
-    shades = [Patch(color=BRIDGED, label="bridged: the pose is its neighbours', or between")] if stack.bridged else []
+    shades = [Patch(color=BRIDGED, label="bridged: a pose between its neighbours'")] if stack.bridged else []
     shades += [Patch(facecolor=BRIDGED, hatch="////", edgecolor="0.55", label="missing")] if stack.missing else []
     if shades:
         figure.legend(handles=shades, loc="outside upper center", ncols=2, fontsize=8, frameon=False)
@@ -151,23 +152,47 @@ def seams_figure(seams: Sequence[Seam]) -> Figure:
     return figure
 
 
-def sheet_figure(seams: Sequence[Seam], marked: Sequence[int]) -> Figure:
-    """Checkerboards alone, as seams are after; titles of the marked ones, by their place, stand out."""
-    columns = min(len(seams), BOARDS)
-    rows, width = -(-len(seams) // columns), 11.5 / BOARDS
-    sizes = [np.multiply(seam.after[0].shape, seam.pixel_um) for seam in seams]
-    height = width * max(size[0] for size in sizes) / max(size[1] for size in sizes) + 0.2
-    figure = Figure(figsize=(width * columns, rows * height + 0.7), layout="compressed")
+@dataclass(frozen=True, eq=False)
+class Board:
+    """One checkerboard.
+
+    Attributes:
+        title: whose.
+        plane: 0 to 1, NaN where nothing is known.
+        pixel_um: (y, x).
+        marked: its title stands out.
+    """
+
+    title: str
+    plane: Plane
+    pixel_um: tuple[float, float]
+    marked: bool
+
+
+def board(faces: tuple[Plane, Plane]) -> Plane:
+    """A checkerboard of two faces, each in greys of its own."""
+    return checkerboard(*(_grey(face, _scale(face)) for face in faces))
+
+
+def sheet_figure(boards: Sequence[Board], text: str) -> Figure:
+    """Many checkerboards, and what is to be seen in them."""
+    columns, width = min(len(boards), BOARDS), 11.5 / BOARDS
+    rows = -(-len(boards) // columns)
+    down, across = np.max([np.multiply(each.plane.shape, each.pixel_um) for each in boards], axis=0)
+    height = width * min(down / across, 2.0) + 0.25
+    figure = Figure(figsize=(max(width * columns, 5.0), rows * height + 1.0), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for place, (panel, seam) in enumerate(zip(panels, seams, strict=False)):
-        _show(panel, checkerboard(*(_grey(face, _scale(face)) for face in seam.after)), seam.pixel_um)
-        mark: dict[str, Any] = {"color": ROSE, "fontweight": "bold"} if place in marked else {}
-        panel.set_title(seam.title, fontsize=8, **mark)
+    for panel, each in zip(panels, boards, strict=False):
+        _show(panel, each.plane, each.pixel_um)
+        mark: dict[str, Any] = {"color": ROSE, "fontweight": "bold"} if each.marked else {}
+        panel.set_title(each.title, fontsize=8, **mark)
         panel.tick_params(labelsize=6)
-    for panel in panels[len(seams) :]:
+        panel.xaxis.set_major_locator(MaxNLocator(3))
+    for panel in panels[len(boards) :]:
         panel.set_axis_off()
     panels[0].set_ylabel("y, µm", fontsize=8)
     panels[0].set_xlabel("x from the slab's centre, µm", fontsize=8)
+    figure.suptitle(text, fontsize=8)
     _say_unknown(figure)
     return figure
 
@@ -257,7 +282,7 @@ def cut_figure(cut: Cut) -> Figure:
     return figure
 
 
-WHEN = ("before: each slab as it lies", "after: by pose and field")
+WHEN = ("before: each slab as it lies, the right way up", "after: as registered")
 
 
 def _first_rows(cut: Cut) -> NDArray[np.intp]:

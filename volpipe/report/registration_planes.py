@@ -71,18 +71,16 @@ class Planes:
 
     # ------------------------------------------------------------------ the faces at a seam
 
-    def faces(self, upper: int, lower: int) -> tuple[Faces, Faces]:
-        """The last layer of a slab and the first of one below, on the upper one's raster: before, and after."""
-        into = self.poses[upper]
+    def faces(self, upper: int, lower: int, *, registered: bool) -> Faces:
+        """The last layer of a slab and the first of one below, on the upper one's raster."""
+        into, out = self.poses[upper], self.raster(upper)
         found = []
         for slab, layer in ((upper, self.stack.layers[upper] - 1), (lower, 0)):
             raster, pull = self.raster(slab), self.pull(slab)
             read = _held(self.stack.reader(slab).read(self.level, raster.box, range(layer, layer + 1))[0])
-            ways: tuple[Pull, ...] = (np.asarray, lambda points, pull=pull: pull(into(points)))  # type: ignore[misc]
-            out = self.raster(upper)
-            found.append([_warped(read, raster, way, out, out.box) for way in ways])
-        (before, after), (before_below, after_below) = found
-        return (before, before_below), (after, after_below)
+            way: Pull = (lambda points, pull=pull: pull(into(points))) if registered else np.asarray  # type: ignore[misc]
+            found.append(_warped(read, raster, way, out, out.box))
+        return found[0], found[1]
 
     # ------------------------------------------------------------------ a cut through all slabs
 
