@@ -4,8 +4,9 @@
                                              in y and x, and laid upside down in half of the trials
 
 Without --window the planes are whole, with empty ground around: their diagonal fits. With one, tissue fills a square of
-so many voxels, anywhere in the plane (where that is not 1.6 times as wide, the corners of turned squares are empty). Right is what `register` can take over: the same side up, within a tenth of the
-window and 0.1 rad. --noise takes unlike noise for the lower slab: nothing is right.
+so many voxels, anywhere in the plane (where that is not 1.6 times as wide, corners of turned squares are empty). Right
+is what `register` can take over: the same side up, within a tenth of the window and 0.1 rad. --noise takes unlike noise
+for the lower slab: nothing is right.
 """
 
 from __future__ import annotations
