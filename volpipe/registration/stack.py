@@ -9,7 +9,7 @@
 Tissue that runs at a slant moves between two faces by itself, and that must not move the slabs. `register_pair` takes
 off what it sees move inside both slabs, and looks at them in the gap's middle, where it is gone. Over a gap of few
 layers, where the faces are alike, more can be told: the faces are aligned to a hundredth of a voxel (faces.py), and so,
-measured measured alike, are layers as far apart inside both slabs, of the same tissue; their motion is taken off (slant.py).
+measured alike, are layers as far apart inside both slabs, of the same tissue; their motion is taken off (slant.py).
 Slabs that are bent are laid on each other stiffly too: what a bend draws one face by, it draws the other face back by.
 
 Neighbours and skip pairs go into one robust solve (solve.py). A slab that is missing is `None`, or blank: all NaN, or
