@@ -12,8 +12,8 @@ j^2). log p is climbed from the stiff answer by steps of
     (k <phi phi> + prior)^-1 slope        k: how log p curves along shifts; <phi phi>: means over the window
 
 which tells beforehand what the first step will gain: where that says that tissue is not bent, none is made, and the
-stiff answer itself is not climbed to for that (`looks_bent`). Where a
-bend is larger than what the details show, steps end at a part again; so it is also climbed at a wide scale first.
+stiff answer itself is not climbed to for that (`looks_bent`). Where a bend is larger than what the details show, steps
+end at a part again; so it is also climbed at a wide scale first.
 """
 
 from __future__ import annotations
