@@ -27,9 +27,9 @@ def command(slabs: str, output: str, pictures: bool) -> None:
     In OUTPUT a slab that lies upside down is `flipped: true` (half a turn about its y axis sets it right). `start:
     {angle_rad, shift_um: [y, x]}` is about where it lies in slab 0's frame, about the slabs' centres, after that.
     """
-    from volpipe.jobs.coarse import check_free, lay_out
+    from volpipe.jobs.coarse import check_free, lay_out, picture_of
 
-    report, picture = report_of("laid_out", WITHOUT) if pictures else None, f"{output.rpartition('.')[0]}.png"
+    report, picture = report_of("laid_out", WITHOUT) if pictures else None, picture_of(output)
     if report is not None:
         check_free(picture)
     found = lay_out(slabs, output)

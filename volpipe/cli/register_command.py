@@ -30,7 +30,7 @@ def command(pictures: bool, **values: Any) -> None:
         - {layers: 75}                             missing
         - {volume: slab3.ome.zarr, flipped: true,  upside down, turned: volpipe
            start: {angle_rad: 2.1}}                coarse finds and writes both
-      gap_layers: 2                                lost at each seam; or [2, 3]
+      gap_layers: 2                                lost at each seam; or [2, 3, 2]
       voxel_size_um: [50, 40, 40]                  where slabs do not say it
       fill: 0                                      value of what was not imaged
       max_shift: 0.1                               of the width, between slabs

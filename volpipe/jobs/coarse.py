@@ -89,8 +89,7 @@ def lay_out(slabs: str, output: str) -> tuple[LaidOut, ...]:
         ProductError: the output exists.
     """
     folder, _, name = absolute(output).rpartition("/")
-    if not name.endswith(ENDINGS):
-        raise ConfigError(f"{output}: is to be a slabs file; give a name that ends in {ENDINGS[0]}")
+    picture_of(output)
     check_free(output)
     setup = setup_of(slabs, output)
     found = tuple(_laid_out(setup))
@@ -111,6 +110,18 @@ def setup_of(slabs: str, output: str) -> Setup:
     return Setup(RegisterJob(slabs=slabs, output=output, window=WINDOW, score="ncc"))
 
 
+def picture_of(output: str) -> str:
+    """The place of the picture beside a slabs file.
+
+    Raises:
+        ConfigError: the file is not named as slabs files are.
+    """
+    stem, dot, ending = output.rpartition(".")
+    if f"{dot}{ending}" not in ENDINGS or stem.endswith("/") or not stem:
+        raise ConfigError(f"{output}: is to be a slabs file; give a name that ends in {ENDINGS[0]}")
+    return f"{stem}.png"
+
+
 def check_free(place: str) -> None:
     """Nothing is written over.
 
@@ -125,7 +136,7 @@ def _to_look_at(found: Sequence[LaidOut]) -> str:
     """A comment at the head of the file: which slabs are guesses."""
     guesses = [
         f"# slab {number}: "
-        + (f"{one.confidence or 0:.2f} sure" if one.shows else "missing or without tissue, as the one above")
+        + (f"{one.confidence or 0:.2f} sure" if one.shows else "missing or without tissue, not compared")
         for number, one in enumerate(found)
         if not one.shows or (one.confidence is not None and one.confidence < SURE)
     ]
@@ -200,7 +211,8 @@ def _ends(setup: Setup, slab: int, turned: bool) -> Ends | None:
     reader, count = reader.turned_over if turned else reader, reader.count
     parts = [range(FACING_LAYERS), range(count - FACING_LAYERS, count)] if count > 2 * FACING_LAYERS else [range(count)]
     layers = np.concatenate([stack.on_canvas(slab, reader, part) for part in parts])
-    if not any(map(has_structure, layers)):
+    layers = layers[list(map(has_structure, layers))]  # of a slab that is blank at one end those at the other
+    if not len(layers):
         return None
     return Ends(layers, reader.frame.centre_um(stack.box(slab), stack.level))
 

@@ -93,7 +93,11 @@ class RegisterJob(Fields):
             folder.put(TRANSFORMS, made.text.encode())
             provenance = {"software": f"volpipe {__version__}", "job": self.model_dump(mode="json"), **plan.key}
             finish_results(self.output, {"provenance": provenance})
-        told = {"without tissue": found.blank, "bridged": found.bridged, "without a field": fieldless(self._setup)}
+        told = {
+            "no tissue at their gaps": found.blank,
+            "bridged": found.bridged,
+            "without a field": fieldless(self._setup),
+        }
         slabs = [f"; {what}: slabs {', '.join(map(str, which))}" for what, which in told.items() if which]
         return found.told + "".join(slabs)
 

@@ -152,7 +152,17 @@ class Setup:
                 f"slab {number}, {source.location}: layers {first} to {stop}; it has {source.shape[0]} at that level"
             )
         check_apart(self.job.output, source.location)
+        self._check_fill(number, source.dtype)
         return source
+
+    def _check_fill(self, number: int, dtype: np.dtype[Any]) -> None:
+        fill = self.slabs.fill
+        if fill is None or dtype.kind not in "iu":
+            return
+        ends = np.iinfo(dtype)
+        if not ends.min <= fill <= ends.max or fill != int(fill):
+            raise ConfigError(f"{self.job.slabs}: fill {fill:g} is no value of {dtype.name}, as slab {number} is; "
+                              f"give a whole number from {ends.min} to {ends.max}")  # fmt: skip
 
     @staticmethod
     def _layers_of(entry: SlabEntry, source: Source | None) -> tuple[int, int]:

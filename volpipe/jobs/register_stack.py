@@ -145,8 +145,8 @@ def _nothing_trusted(edges: Sequence[Edge]) -> str:
     told = [told_edge(edge) for edge in edges]
     best, blank = max(edge.estimate.confidence for edge in edges), _blank(told)
     if len(blank) == len(_named(told)):
-        return "register: no slab holds tissue; give slabs that do"
-    without = f"without tissue: slabs {', '.join(map(str, blank))}; " if blank else ""
+        return "register: no slab shows tissue at its gaps; give slabs that do"
+    without = f"no tissue at their gaps: slabs {', '.join(map(str, blank))}; " if blank else ""
     return (
         f"register: no pair of slabs was trusted, the best had a confidence of {best:.2f}; {without}give a wider "
         "max_shift or max_angle_rad in the slabs file, a larger --window, another --score, or slabs with tissue"

@@ -20,6 +20,7 @@ from volpipe.volume import Source, TurnedOver, levels_of, open_source, turned_la
 from volpipe.volume.downsample import downsample
 
 Layers = NDArray[np.float32]  # (z, y, x)
+LEAST_KNOWN = 0.5  # of the voxels that are pooled to one
 AGREE = 0.01  # voxel sizes are written with two or three digits
 
 
@@ -31,7 +32,8 @@ class SlabReader:
         frame: of its plane.
         first, count: its layers in the volume.
         sources: by level, those that are stored; one channel each.
-        fill: value of voxels that hold nothing, if one does.
+        fill: value of voxels that hold nothing, if one does. Of a stored level what is all fill: voxels at its edge
+            are mixtures, which fade with what is not known (`registration.window.faded`).
     """
 
     frame: SlabFrame
@@ -46,10 +48,11 @@ class SlabReader:
         factor = 2 ** (level - stored)
         out = np.empty((len(layers), *box.shape), np.float32)
         for rows in _strips(box, max(1, -(-source.chunk[1] // factor))):  # whole chunks, little at once
-            voxels = source.read(self._stored(rows, factor, source, layers)).astype(np.float32)
+            stored_voxels = source.read(self._stored(rows, factor, source, layers))
+            voxels = stored_voxels.astype(np.float32)
             if self.fill is not None:
-                voxels[voxels == np.float32(self.fill)] = np.nan
-            out[:, *rows.relative_to(box.start).slices] = downsample(voxels, (1, factor, factor), "mean")[0]
+                voxels[stored_voxels == self.fill] = np.nan
+            out[:, *rows.relative_to(box.start).slices] = _pooled(voxels, (1, factor, factor))[0]
         return out
 
     @property
@@ -73,6 +76,16 @@ class SlabReader:
         start = [a * factor for a in rows.start]
         stop = [min(b * factor, n) for b, n in zip(rows.stop, source.shape[1:], strict=True)]
         return Box((self.first + layers.start, *start), (self.first + layers.stop, *stop))
+
+
+def _pooled(voxels: NDArray[np.float32], factors: tuple[int, int, int]) -> NDArray[np.float32]:
+    """Means of what is known, (c, z, y, x); not known where less than half is: one voxel takes no block with it."""
+    known = np.isfinite(voxels)
+    if known.all():
+        return downsample(voxels, factors, "mean")
+    share = downsample(known.astype(np.float32), factors, "mean")
+    mean = downsample(np.where(known, voxels, np.float32(0)), factors, "mean")
+    return np.where(share >= LEAST_KNOWN, mean / np.maximum(share, LEAST_KNOWN), np.float32(np.nan))
 
 
 def _strips(box: Box, step: int) -> Iterator[Box]:

@@ -9,7 +9,8 @@ slabs:                                        from above; places from this file'
                                               the slabs' centres, after that; `volpipe coarse` finds both
                                               (and where it is taken to lie if no pair that is trusted joins it)
 gap_layers: 2                                 lost at each seam; or one for each: [2, 3]
-fill: 0                                       the value of what was not imaged, as beside a turned plane: not known
+fill: 0                                       the value of what was not imaged, as beside a turned plane: every voxel
+                                              that has it is not known to registration (warp renders it as it is)
 level: 0                                      of the pyramids: layers, gaps and voxel size count there
 anchors: {2: {angle_rad: 0.1, shift_um: [3, 4]}}   poses by hand, in slab 0's frame about the slabs' centres
 
@@ -76,7 +77,7 @@ class Slabs(Fields):
     volume: str | None = None
     cuts: tuple[Run, ...] = ()
     gap_layers: tuple[Whole, ...] | None = None
-    fill: float | None = None
+    fill: Annotated[float, Field(allow_inf_nan=False)] | None = None
     level: Whole = 0
     channel: Whole | None = None
     voxel_size_um: tuple[Size, Size, Size] | None = None
@@ -85,6 +86,13 @@ class Slabs(Fields):
     anchors: Mapping[int, Pose] = Field(default_factory=dict)
 
     _one = field_validator("gap_layers", mode="before")(one_number)
+
+    @field_validator("fill", mode="before")
+    @classmethod
+    def _number(cls, fill: Any) -> Any:
+        if isinstance(fill, bool):
+            raise ValueError("give a number, as 0")
+        return fill
 
     @field_validator("slabs", mode="before")
     @classmethod

@@ -43,9 +43,8 @@ def moved(
     rows, columns = canvas or (height, width)
     matrix = _canvas_to_image(motion, spacing, (height, width), (rows, columns), images.dtype)
     y, x = (_from_centre(count).to(images.dtype) for count in (rows, columns))
-    grid = torch.stack([a * x + (b * y[:, None] + c) for a, b, c in matrix], -1)[
-        None
-    ]  # affine_grid takes twice as long
+    # affine_grid takes twice as long
+    grid = torch.stack([a * x + (b * y[:, None] + c) for a, b, c in matrix], -1)[None]
     if by is not None:
         grid = grid + torch.stack([by[1] / (spacing[1] * width / 2), by[0] / (spacing[0] * height / 2)], -1)
     return F.grid_sample(images[None], grid, mode="bicubic", padding_mode="zeros", align_corners=False)[0]

@@ -39,6 +39,7 @@ def report(slabs: str, picture: str, found: Sequence[LaidOut]) -> str:
 
     Raises:
         VolumeError, ConfigError: slabs or their file cannot be read any more.
+        ProductError: something is there.
         WriteError: one may not write there.
     """
     laid = {slab: one for slab, one in enumerate(found) if one.on is not None}
@@ -48,14 +49,14 @@ def report(slabs: str, picture: str, found: Sequence[LaidOut]) -> str:
     data = io.BytesIO()
     sheet_figure([_board(planes, slab, laid[slab]) for slab in shown], text).savefig(data, format="png", dpi=DPI)
     folder, _, name = absolute(picture).rpartition("/")
-    open_folder(folder).put(name, data.getvalue())
+    open_folder(folder).put_new(name, data.getvalue())
     return picture
 
 
 def _board(planes: Planes, slab: int, one: LaidOut) -> Board:
     assert one.on is not None
     sure = one.confidence or 0.0
-    title = f"slab {slab}{' (turned over)' * one.flipped} on {one.on}: {sure:.2f}"
+    title = f"slab {slab} on {one.on}: {sure:.2f}" + "\n(turned over)" * one.flipped
     plane = board(planes.faces(one.on, slab, registered=True))
     return Board(title, plane, planes.raster(one.on).spacing_um, sure < SURE)
 
@@ -70,4 +71,4 @@ def _stack(slabs: str, picture: str, found: Sequence[LaidOut]) -> SlabStack:
 
 def _without(found: Sequence[LaidOut]) -> str:
     none = [str(slab) for slab, one in enumerate(found) if not one.shows]
-    return f"\nWithout tissue, and not shown: slabs {', '.join(none)}." if none else ""
+    return f"\nMissing or without tissue, and not shown: slabs {', '.join(none)}." if none else ""

@@ -106,7 +106,7 @@ class _Found:
             ("pairs", found.told),
             ("bridged", _numbers(found.bridged) + " (poses between those of neighbours)" * bool(found.bridged)),
             ("missing", _numbers(missing)),
-            ("without tissue", _numbers(found.blank)),
+            ("no tissue at gaps", _numbers(found.blank)),
             ("bent", f"{len(self.fields)} slabs have a field" if self.fields else "no slab has a field"),
         )
 
