@@ -132,6 +132,21 @@ def test_the_fill_of_what_was_not_imaged_is_not_known(two, tmp_path):
     np.testing.assert_allclose(coarser, wanted, rtol=1e-5)
 
 
+def test_slabs_that_look_filled_are_told_with_what_to_say(store, cuts, tmp_path):
+    upper, lower = (np.maximum(voxels, 4) for voxels in cuts[:2])
+    lower[:, :12] = 3
+    path, content = tmp_path / "slabs.yaml", {"slabs": [store(upper), store(lower)], "gap_layers": GAP}
+    path.write_text(yaml.safe_dump(content))
+    _, summary = register(path, tmp_path / "out", tree=False)
+    first, hint = summary.result.splitlines()
+    assert first == "1 of 1 pairs trusted"
+    share = round(100 * 12 / SHAPES[1][0])
+    assert hint.startswith(f"exactly 3 is up to {share} % of slabs 1: if that was not imaged")
+    assert hint.endswith("say fill: 3 in the slabs file")
+    path.write_text(yaml.safe_dump(content | {"fill": 3}))
+    assert register(path, tmp_path / "filled", tree=False)[1].result == "1 of 1 pairs trusted"
+
+
 def test_another_fill_is_another_registration(two, tmp_path):
     keys = [RegisterJob(slabs=two(fill=fill), output=str(tmp_path / "out")).plan(PLENTY).key for fill in (None, 0, 1)]
     assert keys[0] != keys[1] != keys[2]

@@ -99,7 +99,7 @@ class RegisterJob(Fields):
             "without a field": fieldless(self._setup),
         }
         slabs = [f"; {what}: slabs {', '.join(map(str, which))}" for what, which in told.items() if which]
-        return found.told + "".join(slabs)
+        return found.told + "".join(slabs) + (f"\n{found.looks_filled}" if found.looks_filled else "")
 
     def _slabs(self, found: Any) -> Iterator[Slab]:
         from volpipe.jobs.register_plan import fields_of

@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from volpipe.errors import RunError
 from volpipe.geometry import Rigid
 from volpipe.geometry.raster import two
@@ -31,8 +33,10 @@ from volpipe.volume.folder import Folder
 
 PAIR, SOLVE = "pair", "solve"
 FOUND = "stack.json"
+EVEN = 0.02  # of what is known of a slab: as much that has its lowest value looks like fill
 HONEST = 0.5  # weight of a pair that may start a tree: likelier right than wrong, and contradicted by none
 
+NONE: Mapping[str, Any] = {}
 Pair = tuple[int, int]
 
 
@@ -94,7 +98,8 @@ class PairWork:
         slabs = {slab: stack.read(slab, stack.facing(slab, last=slab == upper)) for slab in (upper, lower)}
         read = time.perf_counter()
         edge = self._edge(upper, lower, slabs)
-        put(self.stage.folder, pair_key(upper, lower), told_edge(self._about_slabs(edge)))
+        found = told_edge(self._about_slabs(edge)) | {"even": {str(slab): _even(slabs[slab]) for slab in slabs}}
+        put(self.stage.folder, pair_key(upper, lower), found)
         seconds = {"read": read - began, "compute": time.perf_counter() - read}
         return Receipt(PAIR, item, seconds=seconds, bytes_read=sum(slab.nbytes for slab in slabs.values()))
 
@@ -130,15 +135,30 @@ class SolveWork:
             RunError: nothing can be told of any seam.
         """
         began = time.perf_counter()
-        edges = [edge_of(get(self.stage.folder, pair_key(*pair))) for pair in self.stage.pairs]
+        stored = [get(self.stage.folder, pair_key(*pair)) for pair in self.stage.pairs]
+        edges = list(map(edge_of, stored))
         if not any(edge.trust for edge in edges):
             raise RunError(_nothing_trusted(edges))
         stack = self.stage.stack
         solution = solve_stack(
             edges, count=len(stack.layers), radius=stack.radius_um, anchors=self.anchors, starts=self.stage.starts
         )
-        put(self.stage.folder, FOUND, told_solution(edges, solution))
+        put(self.stage.folder, FOUND, told_solution(edges, solution, _most_even(stored)))
         return Receipt(SOLVE, item, seconds={"compute": time.perf_counter() - began})
+
+
+def _even(layers: Layers) -> tuple[float, float]:
+    """The lowest value, and how much of what is known has it."""
+    known = layers[np.isfinite(layers)]
+    return (float(known.min()), float((known == known.min()).mean())) if known.size else (0.0, 0.0)
+
+
+def _most_even(pairs: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float]]:
+    """Of pairs as they are stored, slabs that look filled; what is all of one value is blank."""
+    seen = [(slab, tuple(found)) for pair in pairs for slab, found in pair["even"].items()]
+    return {
+        slab: (value, share) for slab, (value, share) in sorted(seen, key=lambda each: each[1][1]) if EVEN <= share < 1
+    }
 
 
 def _nothing_trusted(edges: Sequence[Edge]) -> str:
@@ -173,6 +193,7 @@ class FoundStack:
         trusted, contradicted, pairs: how many; what is contradicted was trusted, until others spoke against it.
         bridged: slabs whose pose is that of neighbours, or between.
         blank: slabs that show no tissue at any gap.
+        even: of slabs of which much has one value: that value, and how much.
     """
 
     poses: tuple[Rigid, ...]
@@ -182,12 +203,26 @@ class FoundStack:
     pairs: int
     bridged: tuple[int, ...]
     blank: tuple[int, ...]
+    even: Mapping[int, tuple[float, float]]
 
     @property
     def told(self) -> str:
         """How many pairs were trusted."""
         against = f", {self.contradicted} of them contradicted by others" if self.contradicted else ""
         return f"{self.trusted} of {self.pairs} pairs trusted{against}"
+
+    @property
+    def looks_filled(self) -> str:
+        """What is to be asked of those who know how the slabs were imaged; nothing of most."""
+        values = sorted({value for value, _ in self.even.values()})
+        if not values:
+            return ""
+        each, most = " or ".join(f"{value:g}" for value in values), max(share for _, share in self.even.values())
+        which = ", ".join(map(str, sorted(self.even)))
+        return (
+            f"exactly {each} is up to {100 * most:.0f} % of slabs {which}: if that was not imaged (empty ground was), say "
+            f"fill: {values[0]:g} in the slabs file"
+        )
 
     def above(self, slab: int) -> int | None:
         """The nearest slab above that such a pair joins it to."""
@@ -203,7 +238,8 @@ class FoundStack:
         contradicted = sum(pair["weight"] < HONEST * pair["confidence"] for pair in trusted)
         poses = tuple(map(motion_of, stored["poses"]))
         bridged, blank = tuple(stored["bridged"]), _blank(stored["pairs"])
-        return cls(poses, motions, len(trusted), contradicted, len(stored["pairs"]), bridged, blank)
+        even = {int(slab): (value, share) for slab, (value, share) in stored["even"].items()}
+        return cls(poses, motions, len(trusted), contradicted, len(stored["pairs"]), bridged, blank, even)
 
 
 # ---------------------------------------------------------------------- as JSON
@@ -231,10 +267,11 @@ def edge_of(stored: Mapping[str, Any]) -> Edge:
     return Edge(stored["upper"], stored["lower"], stored["layers"], seen, slant, blank)
 
 
-def told_solution(edges: list[Edge], solution: StackSolution) -> dict[str, Any]:
-    """Poses, and every pair with the weight that it was given."""
+def told_solution(edges: list[Edge], solution: StackSolution, even: Mapping[str, Any] = NONE) -> dict[str, Any]:
+    """Poses, every pair with the weight that it was given, and which slabs look filled."""
     pairs = [told_edge(edge) | {"weight": solution.weights[edge.upper, edge.lower]} for edge in edges]
-    return {"poses": list(map(told, solution.poses)), "bridged": list(solution.bridged), "pairs": pairs}
+    poses, bridged = list(map(told, solution.poses)), list(solution.bridged)
+    return {"poses": poses, "bridged": bridged, "pairs": pairs, "even": dict(even)}
 
 
 def pair_key(upper: int, lower: int) -> str:
