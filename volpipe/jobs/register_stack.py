@@ -220,8 +220,8 @@ class FoundStack:
         each, most = " or ".join(f"{value:g}" for value in values), max(share for _, share in self.even.values())
         which = ", ".join(map(str, sorted(self.even)))
         return (
-            f"exactly {each} is up to {100 * most:.0f} % of slabs {which}: if that was not imaged (empty ground was), say "
-            f"fill: {values[0]:g} in the slabs file"
+            f"exactly {each} is up to {100 * most:.0f} % of slabs {which}: if that was not imaged (empty ground was), "
+            f"say fill: {values[0]:g} in the slabs file"
         )
 
     def above(self, slab: int) -> int | None:
