@@ -106,7 +106,7 @@ def test_a_field_stands_on_that_of_the_slab_above(slabs_file, tmp_path):
     seen = {(0, 1): poses[0].inverse @ poses[1], (1, 2): slant @ poses[1].inverse @ poses[2]}
     estimates = {pair: PairEstimate(motion, 0.95, True) for pair, motion in seen.items()}
     edges = [Edge(*pair, 2, estimate) for pair, estimate in estimates.items()]
-    put(stage.folder, STACK, told_solution(edges, StackSolution(tuple(poses), dict.fromkeys(seen, 0.95), ())))
+    put(stage.folder, STACK, told_solution(edges, StackSolution(tuple(poses), dict.fromkeys(seen, 0.95), ()), {}))
     places = [Rigid(), bent(1), bent(2)]
     for slab in (1, 2):
         grid = work.trees.grid(slab)
@@ -127,7 +127,7 @@ def test_a_field_rests_on_no_single_node(slabs_file, tmp_path, sure, told):
     work = job.plan(PLENTY).works["field"]
     stage, grid = work.trees.stage, work.trees.grid(1)
     edges = [Edge(0, 1, 2, PairEstimate(POSES[1], 0.95, True))]
-    put(stage.folder, STACK, told_solution(edges, StackSolution(tuple(POSES[:2]), {(0, 1): 0.95}, ())))
+    put(stage.folder, STACK, told_solution(edges, StackSolution(tuple(POSES[:2]), {(0, 1): 0.95}, ()), {}))
     for root in grid.batches(work.trees.depth):
         nodes = [node_seen(grid, node, bent(1), Rigid(), Rigid()) for node in grid.batch(root, work.trees.depth)]
         for place, node in enumerate(nodes):

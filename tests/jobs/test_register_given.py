@@ -97,7 +97,7 @@ def test_of_a_slab_that_is_blank_at_one_gap_alone_no_tissue_is_missed(tmp_path):
     sure = PairEstimate(Rigid(), 0.9, True)
     edges = [Edge(0, 1, 1, NOTHING, blank=(1,)), Edge(1, 2, 1, sure), Edge(0, 3, 1, NOTHING, blank=(3,))]
     weights, folder = {(0, 1): 0.0, (1, 2): 0.9, (0, 3): 0.0}, open_folder(str(tmp_path))
-    put(folder, STACK, told_solution(edges, StackSolution((Rigid(),) * 4, weights, ())))
+    put(folder, STACK, told_solution(edges, StackSolution((Rigid(),) * 4, weights, ()), {}))
     assert FoundStack.read(folder).blank == (3,)
 
 
@@ -174,9 +174,9 @@ def test_slabs_without_tissue_are_named_where_no_pair_is_trusted(store, cuts, tm
         (
             {"fill": -1},
             ConfigError,
-            "fill -1 is no value of uint8, as slab 0 is; give a whole number from 0 to 255",
+            "slab 0: fill -1: no value of uint8; give a whole number from 0 to 255",
         ),
-        ({"fill": 0.5}, ConfigError, "fill 0.5 is no value of uint8"),
+        ({"fill": 0.5}, ConfigError, "slab 0: fill 0.5: no value of uint8"),
         ({"fill": float("nan")}, ConfigError, "fill: must be a finite number"),
         ({"fill": True}, ConfigError, "fill: give a number, as 0"),
     ],

@@ -92,5 +92,5 @@ def work_over(location, folder):
     job = RegisterJob(slabs=str(path), output=str(folder / "out"), tree_window=WINDOW)
     work = job.plan(Budget(worker_bytes=2**40)).works["nodes"]
     edge = Edge(0, 1, layers=2, estimate=PairEstimate(SEEN, 0.95, True))
-    put(work.trees.stage.folder, STACK, told_solution([edge], StackSolution((Rigid(), SEEN), {(0, 1): 1.0}, ())))
+    put(work.trees.stage.folder, STACK, told_solution([edge], StackSolution((Rigid(), SEEN), {(0, 1): 1.0}, ()), {}))
     return work

@@ -13,7 +13,7 @@ STEP = Rigid(0.02, (3.0, -1.0))
 
 def found_of(tmp_path, edges, solution):
     folder = open_folder(str(tmp_path))
-    put(folder, FOUND, told_solution(edges, solution))
+    put(folder, FOUND, told_solution(edges, solution, {}))
     return FoundStack.read(folder)
 
 

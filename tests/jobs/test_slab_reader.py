@@ -1,5 +1,6 @@
 """A slab is read alike at every level, from a pyramid or pooled; canvases know where their slabs' centres lie."""
 
+import tracemalloc
 from dataclasses import dataclass, field, replace
 from typing import get_args
 
@@ -51,6 +52,22 @@ def test_turned_over_it_is_the_mean_of_what_is_turned_over(volume, noise, width,
     np.testing.assert_allclose(found, whole[2:5], rtol=1e-5, atol=1e-5)
     again = reader.turned_over.turned_over.read(0, Box.from_shape((53, width)), range(3))
     np.testing.assert_allclose(again, voxels[1:4])
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize("level", [0, 2])
+def test_reading_takes_no_more_than_it_promises(volume, dtype, level):
+    """Also where much is fill: masks and means of what is known are memory too."""
+    voxels = np.random.default_rng(0).integers(0, 2, (6, 256, 512)).astype(dtype)
+    reader = replace(reader_of(volume(voxels, voxel_size_um=SIZE_UM)), fill=0.0)
+    box = Box((0, 0), reader.frame.shape(level))
+    reader.read(level, box, range(6))
+    tracemalloc.start()
+    found = reader.read(level, box, range(6))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert np.isnan(found).any()
+    assert most - found.nbytes < reader.strip_bytes(level, 6) + 2**19  # what opening a store takes
 
 
 @dataclass(frozen=True)

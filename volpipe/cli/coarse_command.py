@@ -29,7 +29,8 @@ def command(slabs: str, output: str, pictures: bool) -> None:
     """
     from volpipe.jobs.coarse import check_free, lay_out, picture_of
 
-    report, picture = report_of("laid_out", WITHOUT) if pictures else None, picture_of(output)
+    picture = picture_of(output)
+    report = report_of("laid_out", WITHOUT) if pictures else None
     if report is not None:
         check_free(picture)
     found = lay_out(slabs, output)

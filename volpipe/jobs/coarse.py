@@ -89,7 +89,7 @@ def lay_out(slabs: str, output: str) -> tuple[LaidOut, ...]:
         ProductError: the output exists.
     """
     folder, _, name = absolute(output).rpartition("/")
-    picture_of(output)
+    _check_name(output)
     check_free(output)
     setup = setup_of(slabs, output)
     found = tuple(_laid_out(setup))
@@ -116,10 +116,14 @@ def picture_of(output: str) -> str:
     Raises:
         ConfigError: the file is not named as slabs files are.
     """
-    stem, dot, ending = output.rpartition(".")
-    if f"{dot}{ending}" not in ENDINGS or stem.endswith("/") or not stem:
+    _check_name(output)
+    return f"{output.rpartition('.')[0]}.png"
+
+
+def _check_name(output: str) -> None:
+    stem, dot, ending = output.rpartition("/")[-1].rpartition(".")
+    if not stem or f"{dot}{ending}" not in ENDINGS:
         raise ConfigError(f"{output}: is to be a slabs file; give a name that ends in {ENDINGS[0]}")
-    return f"{stem}.png"
 
 
 def check_free(place: str) -> None:

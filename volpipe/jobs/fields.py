@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -83,21 +84,37 @@ def _line(details: ErrorDetails) -> str:
     return f"{place}: {said}" if place else said
 
 
-OURS = {
+OURS = {  # with what pydantic counted
     "extra_forbidden": "no such setting",
     "tuple_type": "must be a list",
     "model_type": "must be a mapping",
     "dict_type": "must be a mapping",
     "mapping_type": "must be a mapping",
-    "too_long": "has too many values",
-    "too_short": "has too few values",
+    "too_long": "give {max_length} values at most",
 }
 
 
 def _said(details: ErrorDetails) -> str:
     """In words of our own, or pydantic's, which know what is wanted."""
+    if ours := OURS.get(details["type"]):
+        return ours.format(**details.get("ctx", {}))
     said = details["msg"].removeprefix("Value error, ")  # before what our own validators say
-    return OURS.get(details["type"], re.sub("^Input should ", "must ", said))
+    return re.sub("^Input should ", "must ", said)
+
+
+def check_value(what: str, value: float, dtype: np.dtype[Any]) -> None:
+    """That voxels of a type can have a value.
+
+    Raises:
+        ConfigError: they are integers, and it is none of these.
+    """
+    if dtype.kind not in "iu":
+        return
+    ends = np.iinfo(dtype)
+    if not ends.min <= value <= ends.max or value != int(value):
+        raise ConfigError(
+            f"{what} {value:g}: no value of {dtype.name}; give a whole number from {ends.min} to {ends.max}"
+        )
 
 
 def _short(details: ErrorDetails) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 
 from volpipe.errors import ConfigError, GeometryError, VolumeError
 from volpipe.geometry import Box, Rigid, SlabFrame
+from volpipe.jobs.fields import check_value
 from volpipe.jobs.slab_reader import AGREE, Layers, SlabReader, stored_levels
 from volpipe.jobs.slabs import SlabEntry, Slabs, load_slabs
 from volpipe.registration.comparison import LEAST_OVERLAP
@@ -152,17 +153,9 @@ class Setup:
                 f"slab {number}, {source.location}: layers {first} to {stop}; it has {source.shape[0]} at that level"
             )
         check_apart(self.job.output, source.location)
-        self._check_fill(number, source.dtype)
+        if self.slabs.fill is not None:
+            check_value(f"{self.job.slabs}: slab {number}: fill", self.slabs.fill, source.dtype)
         return source
-
-    def _check_fill(self, number: int, dtype: np.dtype[Any]) -> None:
-        fill = self.slabs.fill
-        if fill is None or dtype.kind not in "iu":
-            return
-        ends = np.iinfo(dtype)
-        if not ends.min <= fill <= ends.max or fill != int(fill):
-            raise ConfigError(f"{self.job.slabs}: fill {fill:g} is no value of {dtype.name}, as slab {number} is; "
-                              f"give a whole number from {ends.min} to {ends.max}")  # fmt: skip
 
     @staticmethod
     def _layers_of(entry: SlabEntry, source: Source | None) -> tuple[int, int]:

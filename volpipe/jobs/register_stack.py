@@ -36,7 +36,6 @@ FOUND = "stack.json"
 EVEN = 0.02  # of what is known of a slab: as much that has its lowest value looks like fill
 HONEST = 0.5  # weight of a pair that may start a tree: likelier right than wrong, and contradicted by none
 
-NONE: Mapping[str, Any] = {}
 Pair = tuple[int, int]
 
 
@@ -267,7 +266,7 @@ def edge_of(stored: Mapping[str, Any]) -> Edge:
     return Edge(stored["upper"], stored["lower"], stored["layers"], seen, slant, blank)
 
 
-def told_solution(edges: list[Edge], solution: StackSolution, even: Mapping[str, Any] = NONE) -> dict[str, Any]:
+def told_solution(edges: list[Edge], solution: StackSolution, even: Mapping[str, Any]) -> dict[str, Any]:
     """Poses, every pair with the weight that it was given, and which slabs look filled."""
     pairs = [told_edge(edge) | {"weight": solution.weights[edge.upper, edge.lower]} for edge in edges]
     poses, bridged = list(map(told, solution.poses)), list(solution.bridged)

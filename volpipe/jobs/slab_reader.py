@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,12 +49,16 @@ class SlabReader:
         factor = 2 ** (level - stored)
         out = np.empty((len(layers), *box.shape), np.float32)
         for rows in _strips(box, max(1, -(-source.chunk[1] // factor))):  # whole chunks, little at once
-            stored_voxels = source.read(self._stored(rows, factor, source, layers))
-            voxels = stored_voxels.astype(np.float32)
-            if self.fill is not None:
-                voxels[stored_voxels == self.fill] = np.nan
-            out[:, *rows.relative_to(box.start).slices] = _pooled(voxels, (1, factor, factor))[0]
+            voxels = self._known(source.read(self._stored(rows, factor, source, layers)))
+            out[:, *rows.relative_to(box.start).slices] = _pooled(voxels, factor)[0]
         return out
+
+    def _known(self, stored: NDArray[Any]) -> NDArray[np.float32]:
+        """Voxels as float32, NaN where they are fill."""
+        voxels = stored.astype(np.float32)
+        if self.fill is not None:
+            voxels[stored == self.fill] = np.nan
+        return voxels
 
     @property
     def turned_over(self) -> SlabReader:
@@ -78,9 +83,11 @@ class SlabReader:
         return Box((self.first + layers.start, *start), (self.first + layers.stop, *stop))
 
 
-def _pooled(voxels: NDArray[np.float32], factors: tuple[int, int, int]) -> NDArray[np.float32]:
+def _pooled(voxels: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
     """Means of what is known, (c, z, y, x); not known where less than half is: one voxel takes no block with it."""
-    known = np.isfinite(voxels)
+    if factor == 1:
+        return voxels
+    factors, known = (1, factor, factor), np.isfinite(voxels)
     if known.all():
         return downsample(voxels, factors, "mean")
     share = downsample(known.astype(np.float32), factors, "mean")

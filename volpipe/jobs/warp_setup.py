@@ -27,6 +27,7 @@ from volpipe.geometry import BlockGrid, Box, Layers, Place, Raster, Rigid
 from volpipe.geometry.layers import runs
 from volpipe.geometry.raster import ROUNDING
 from volpipe.jobs.field_store import content_of, load_field
+from volpipe.jobs.fields import check_value
 from volpipe.jobs.transforms import Slab, Transforms, load_transforms
 from volpipe.registration.field import Field, Points
 from volpipe.registration.warp import default_order
@@ -109,7 +110,7 @@ class Setup:
         self.layers = self._layers()
         self.raster = self.there[0].raster.over(np.concatenate([view.outline_um for view in self.there]))
         self.grid = BlockGrid(self._region(), self.layout.shard)
-        self._check_fill()
+        check_value("fill", self.job.fill, self.layout.dtype)
 
     @property
     def there(self) -> list[SlabView]:
@@ -263,16 +264,6 @@ class Setup:
         """True if the slabs are classes that volpipe found, which it may store as uint8."""
         volumes = (slab.volume for slab in self.transforms.slabs if slab.volume is not None)
         return any((own_attributes(volume) or {}).get("encoding") == "labels" for volume in volumes)
-
-    def _check_fill(self) -> None:
-        dtype, fill = self.layout.dtype, self.job.fill
-        if dtype.kind not in "iu":
-            return
-        ends = np.iinfo(dtype)
-        if not ends.min <= fill <= ends.max or fill != int(fill):
-            raise ConfigError(
-                f"fill {fill}: no value of {dtype.name}; give a whole number from {ends.min} to {ends.max}"
-            )
 
     # ------------------------------------------------------------------ what is written with the product
 
