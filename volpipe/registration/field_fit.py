@@ -41,8 +41,8 @@ SMALLEST_WIDTH = 0.02  # nodes: what differs by less is no outlier, however well
 QUARTER, UNFOLDS = 0.25, 8
 TOLERANCE, MOST_STEPS = 1e-8, 20_000  # of the linear system; some hundreds of steps are enough
 MARGIN = 1  # nodes around the slab
-# Nodes: as far another one must be trusted. (Where one of 16 or 64 nodes over bent light-sheet tissue is trusted alone, a
-# field that follows it is further off than the pose.)
+# Nodes: as far another one must be trusted. (Where one of 16 or 64 nodes over bent light-sheet tissue is trusted alone,
+# a field that follows it is further off than the pose.)
 BESIDE = 2
 OFFSETS = np.array([(0, 0), (-1, -1), (-1, 1), (1, -1), (1, 1)]) / 4  # of a node's size: points that speak for it
 
